@@ -1,0 +1,393 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Cache is a read-through cache of values of type V. It is safe for concurrent use; the zero value is not usable.
+//
+// Values are shared by all callers and are not copied: treat them as read-only.
+type Cache[V any] struct {
+	core *core
+}
+
+// core is a Cache without its type: the tiers and what a call does in them.
+type core struct {
+	name    string
+	opts    Options
+	redis   *Redis // nil: memory only
+	store   store
+	coder   *coder
+	local   *local
+	flights *flights
+	loads   atomic.Uint64 // begun so far: tells which calls began before a load
+	stats   stats
+	closing chan struct{}
+	close   sync.Once
+}
+
+// New makes a cache. The name begins its keys in Redis: processes share entries if name, Options.Version and V are the
+// same. It may hold letters, digits and - _ . / only. New reports every mistake in name and o at once.
+func New[V any](name string, o Options) (*Cache[V], error) {
+	full, err := o.withDefaults()
+	if err = errors.Join(checkName("name", name), err); err != nil {
+		return nil, err
+	}
+	c := &core{
+		name: name, opts: full, redis: full.Redis,
+		coder: newCoder[V](&full), local: newLocal(&full), flights: newFlights(),
+		closing: make(chan struct{}),
+	}
+	if c.redis != nil {
+		c.store = c.redis.store
+		c.redis.register(name, c)
+	}
+	return &Cache[V]{c}, nil
+}
+
+// GetOrLoad returns the value of key: from memory, else from Redis, else from loader, which then runs once however many
+// goroutines and processes ask.
+//
+// It blocks until there is an answer, but not longer than ctx: then it returns ctx.Err(), and the load goes on for the
+// others. Its errors are that, the loader's own, unchanged, *PanicError, ErrNotFound and ErrClosed; and, if the loader
+// has ignored the end of its context at Options.LoadTimeout, an error that is context.DeadlineExceeded. No error of
+// Redis or of the lease is ever returned. A nil loader panics inside the load.
+func (c *Cache[V]) GetOrLoad(ctx context.Context, key string, loader Loader[V], opts ...CallOption) (V, error) {
+	if e, ok := c.core.local.get(key); ok {
+		c.core.stats.localHits.Add(1)
+		v, _ := e.value.(V) // no V only if it is an interface and nil
+		if e.negative {
+			return v, ErrNotFound
+		}
+		return v, nil
+	}
+	return c.getOrLoad(ctx, key, loader, opts)
+}
+
+// getOrLoad keeps what escapes to the heap away from the path of a hit.
+func (c *Cache[V]) getOrLoad(ctx context.Context, key string, loader Loader[V], opts []CallOption) (V, error) {
+	value, err := c.core.fly(ctx, key, newCallOptions(opts), func(ctx context.Context, key string) (any, error) {
+		return loader(ctx, key)
+	})
+	v, _ := value.(V)
+	return v, err
+}
+
+// Get returns the value of key if it is cached, in memory or in Redis. It never loads and never waits for a load. It
+// blocks for one command, at most RedisOptions.Timeout and not longer than ctx. Whatever goes wrong is a miss.
+func (c *Cache[V]) Get(ctx context.Context, key string) (V, bool) {
+	value, ok := c.core.peek(ctx, key)
+	v, _ := value.(V)
+	return v, ok
+}
+
+// Set stores a value as if it had just been loaded, and invalidates what is stored or being loaded elsewhere, as Delete
+// does. If another Set or a Delete of the key overlaps, the order in which they take effect is not defined.
+//
+// It blocks for three commands, not longer than ctx; when ctx ends it returns ctx.Err() and goes on in the background. Its errors are those of
+// the Codec and of Redis, ErrClosed, and one if the value or the key is too large; the value is not stored then.
+func (c *Cache[V]) Set(ctx context.Context, key string, value V, opts ...CallOption) error {
+	return c.core.set(ctx, key, value, newCallOptions(opts))
+}
+
+// Delete invalidates keys. After it returned nil, no GetOrLoad that starts later returns a value whose load started
+// before: in this process at once, in others at once from Redis and from loads still running, and from their memory
+// within the time that a message takes (LocalTTL at most while their connection for messages is down). Call it after
+// the change of the origin is committed, not before.
+//
+// It blocks for one or two round trips, ten times RedisOptions.Timeout at most, and not longer than ctx; when ctx ends it
+// returns ctx.Err() and goes on in the background. On an error of Redis the keys are deleted here, and perhaps there:
+// repeat it.
+func (c *Cache[V]) Delete(ctx context.Context, keys ...string) error {
+	return c.core.delete(ctx, keys)
+}
+
+// Close ends the cache: calls that wait return ErrClosed, loaders' contexts are cancelled, leases are given back. It
+// waits for work under way, but not for loaders that ignore their context. It does not close Options.Redis. Close is
+// safe to call more than once; it always returns nil.
+func (c *Cache[V]) Close() error {
+	c.core.shut()
+	return nil
+}
+
+// Stats returns counters since New.
+func (c *Cache[V]) Stats() Stats { return c.core.stats.snapshot() }
+
+// fly is a call that found nothing in memory.
+func (c *core) fly(
+	ctx context.Context, key string, co callOptions, load func(context.Context, string) (any, error),
+) (any, error) {
+	began := c.loads.Load()
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		f, answer, err := c.flights.join(key, func() *flight {
+			f := &flight{key: key, load: load, ttl: co.ttl}
+			if c.redis != nil {
+				f.full = c.redis.key(c.name, key)
+			}
+			f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+			return f
+		}, c.run)
+		if err != nil {
+			return nil, err
+		}
+		var res *result
+		select {
+		case r := <-answer:
+			res = r.Val.(*result)
+		case <-ctx.Done():
+			select { // an answer that is there goes first
+			case r := <-answer:
+				res = r.Val.(*result)
+			default:
+				c.flights.leave(f, c.opts.CancelAbandoned)
+				return nil, ctx.Err()
+			}
+		case <-c.closing:
+			return nil, ErrClosed
+		}
+		switch {
+		case !res.confirmed && began >= res.began:
+			// The load began before this call, and its value may be older than a deletion that this call comes after.
+			c.stats.rounds.Add(1)
+		case res.negative && res.err == nil:
+			return nil, ErrNotFound
+		default:
+			return res.value, res.err
+		}
+	}
+}
+
+// run is a flight.
+func (c *core) run(f *flight) *result {
+	if e, ok := c.local.get(f.key); ok { // the flight before this one has just landed
+		c.stats.localHits.Add(1)
+		return &result{value: e.value, negative: e.negative, confirmed: true}
+	}
+	if c.redis != nil && len(f.key) <= MaxKeyBytes {
+		return c.shared(f)
+	}
+	leave, err := c.flights.enter(f)
+	if err != nil {
+		return &result{err: err, confirmed: true}
+	}
+	defer leave()
+	since := c.local.epoch(f.key)
+	res := c.load(f, nil)
+	if res.err == nil || res.negative {
+		res.confirmed = true
+		c.fill(f, since, res, -1, c.ttl(f, res))
+	}
+	return res
+}
+
+// ttl is how long a loaded result is fresh; negative: it is not to be stored.
+func (c *core) ttl(f *flight, res *result) time.Duration {
+	switch {
+	case res.negative:
+		return c.opts.NegativeTTL
+	case f.ttl != 0:
+		return f.ttl
+	}
+	return c.opts.TTL
+}
+
+// fill stores a loaded result in memory. encoded is its size, -1 if it is not known.
+func (c *core) fill(f *flight, since epoch, res *result, encoded int, ttl time.Duration) {
+	if ttl < 0 || len(f.key) > MaxKeyBytes {
+		return
+	}
+	if encoded < 0 && c.local.weigh != nil && !res.negative {
+		b, err := c.coder.marshal(res.value)
+		if err != nil {
+			c.stats.uncached.Add(1)
+			return
+		}
+		encoded = len(b)
+	}
+	ttl -= time.Since(res.ended)
+	if c.redis != nil {
+		ttl = min(ttl, c.opts.LocalTTL)
+	}
+	c.local.fill(f.key, since, res.value, res.negative, encoded, ttl)
+}
+
+// encode returns the bytes of a loaded result, or false if it is not to be stored in Redis.
+func (c *core) encode(res *result, ttl time.Duration) ([]byte, bool) {
+	switch {
+	case ttl < 0:
+		return nil, false
+	case res.negative:
+		return nil, true
+	}
+	b, err := c.coder.marshal(res.value)
+	if err != nil {
+		c.stats.uncached.Add(1)
+	}
+	return b, err == nil
+}
+
+func (c *core) peek(ctx context.Context, key string) (any, bool) {
+	if e, ok := c.local.get(key); ok {
+		c.stats.localHits.Add(1)
+		return e.value, !e.negative
+	}
+	if c.redis == nil || len(key) > MaxKeyBytes {
+		return nil, false
+	}
+	var res *result
+	if c.detached(ctx, func(ctx context.Context) error {
+		f := &flight{key: key, full: c.redis.key(c.name, key), ctx: ctx}
+		since := c.local.epoch(key)
+		raw, err := c.store.read(ctx, f.full, c.coder.maxRecord())
+		if err != nil {
+			c.stats.redisErrors.Add(1)
+			return err
+		}
+		found, _, err := c.use(f, raw, since, true)
+		res = found
+		return err
+	}) != nil || res == nil {
+		return nil, false
+	}
+	c.stats.redisHits.Add(1)
+	return res.value, !res.negative
+}
+
+// detached runs f with a context that has the values of ctx only. If ctx ends first, or c is closed, it returns without
+// f, which goes on; what f writes may be read only if it returned nil.
+func (c *core) detached(ctx context.Context, f func(context.Context) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !c.flights.begin() {
+		return ErrClosed
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer c.flights.running.Done()
+		done <- f(context.WithoutCancel(ctx))
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// invalidate forgets a key in this process, and returns the epoch that begins with it.
+func (c *core) invalidate(key string) epoch {
+	e := c.local.drop(key)
+	c.flights.forget(key)
+	return e
+}
+
+func (c *core) invalidateAll() {
+	c.local.dropAll()
+	c.flights.forgetAll()
+}
+
+func (c *core) delete(ctx context.Context, keys []string) error {
+	return c.detached(ctx, func(ctx context.Context) error {
+		var full []string
+		for _, k := range keys {
+			if len(k) <= MaxKeyBytes {
+				c.invalidate(k)
+				if c.redis != nil {
+					full = append(full, c.redis.key(c.name, k))
+				}
+			}
+		}
+		if len(full) == 0 {
+			return nil
+		}
+		err := c.store.delete(ctx, full)
+		// Again: what was read from Redis in between may have been read before the deletion.
+		for _, k := range keys {
+			c.invalidate(k)
+		}
+		for _, k := range full {
+			c.redis.waiters.lookAgain(k)
+		}
+		return err
+	})
+}
+
+func (c *core) set(ctx context.Context, key string, value any, co callOptions) error {
+	if len(key) > MaxKeyBytes {
+		return fmt.Errorf("cache: key of %d bytes: want at most %d", len(key), MaxKeyBytes)
+	}
+	f := &flight{key: key, ttl: co.ttl}
+	res := &result{value: value}
+	ttl := c.ttl(f, res)
+	if ttl < 0 {
+		return c.delete(ctx, []string{key})
+	}
+	if c.redis == nil {
+		return c.detached(ctx, func(context.Context) error {
+			res.ended = time.Now()
+			c.fill(f, c.invalidate(key), res, -1, ttl)
+			return nil
+		})
+	}
+	payload, err := c.coder.marshal(value)
+	if err != nil {
+		return fmt.Errorf("cache: set: %w", err)
+	}
+	f.full = c.redis.key(c.name, key)
+	return c.detached(ctx, func(ctx context.Context) error {
+		began := c.invalidate(key)
+		a := acquireArgs{
+			key: f.full, owner: newOwner(), lease: c.opts.Lease, life: c.recordLife(), coder: c.coder, force: true,
+		}
+		got, err := c.store.acquire(ctx, a)
+		if err != nil {
+			c.redis.disown(ctx, f.full, a.owner)
+			return fmt.Errorf("cache: redis: %w", err)
+		}
+		if got.outcome != won {
+			return errOther
+		}
+		res.ended = time.Now()
+		outcome, err := c.store.commit(ctx, commitArgs{
+			key: f.full, owner: a.owner, fence: got.fence, life: ttl,
+			record: c.coder.seal(f.full, life{
+				owner: a.owner, fence: got.fence, stamp: got.now, freshUntil: got.serverTime() + ttl.Microseconds(),
+			}, payload),
+		})
+		ours := c.local.epoch(key) == began
+		again := c.invalidate(key)
+		if err != nil {
+			return fmt.Errorf("cache: redis: %w", err)
+		}
+		if outcome == refused {
+			return errors.New("cache: redis refused the value")
+		}
+		if outcome == stored && ours && again.era == began.era && again.key == began.key+1 {
+			c.fill(f, again, res, len(payload), ttl)
+		}
+		if err := c.store.announce(ctx, f.full); err != nil {
+			return fmt.Errorf("cache: redis: %w", err)
+		}
+		return nil
+	})
+}
+
+func (c *core) shut() {
+	c.close.Do(func() {
+		close(c.closing)
+		c.flights.close()
+		if c.redis != nil {
+			c.redis.unregister(c.name, c)
+		}
+		c.local.dropAll()
+	})
+}

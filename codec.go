@@ -1,0 +1,188 @@
+package cache
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/klauspost/compress/s2"
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/bellwether-go/cache/internal/msgpackscan"
+	"github.com/bellwether-go/cache/internal/record"
+)
+
+// Codec turns values into bytes and back. It must be safe for concurrent use. Whatever Unmarshal makes of bytes it did
+// not write, an error or a panic, is a miss; but a Codec that believes lengths declared in its input may allocate
+// without bound.
+type Codec interface {
+	// Name tells formats apart: entries of another Codec are left alone, like entries of another type.
+	Name() string
+	Marshal(v any) ([]byte, error)
+	// Unmarshal decodes data into the value that v points to. It must not keep data.
+	Unmarshal(data []byte, v any) error
+}
+
+// Msgpack is the default Codec: MessagePack as github.com/vmihailenco/msgpack/v5 writes it, looked through before it is
+// decoded, so that lengths it declares are never believed.
+type Msgpack struct{}
+
+// Name returns "msgpack".
+func (Msgpack) Name() string { return "msgpack" }
+
+// Marshal encodes v.
+func (Msgpack) Marshal(v any) ([]byte, error) { return msgpack.Marshal(v) }
+
+// Unmarshal decodes exactly one value.
+func (Msgpack) Unmarshal(data []byte, v any) error {
+	if err := msgpackscan.Check(data); err != nil {
+		return err
+	}
+	return msgpack.Unmarshal(data, v)
+}
+
+// JSON is a Codec that uses encoding/json.
+type JSON struct{}
+
+// Name returns "json".
+func (JSON) Name() string { return "json" }
+
+// Marshal encodes v.
+func (JSON) Marshal(v any) ([]byte, error) { return json.Marshal(v) }
+
+// Unmarshal decodes exactly one value.
+func (JSON) Unmarshal(data []byte, v any) error { return json.Unmarshal(data, v) }
+
+var (
+	errTooLarge   = errors.New("cache: value too large")
+	errUnreadable = errors.New("cache: entry unreadable")
+	errOther      = errors.New("cache: entry of a newer version or another type")
+)
+
+// coder makes records of values and reads them back.
+type coder struct {
+	codec         Codec
+	compressAbove int
+	maxBytes      int
+	version       uint32
+	typ           uint64 // digest of the value's type and the codec's name
+	decode        func(Codec, []byte) (any, error)
+}
+
+func newCoder[V any](o *Options) *coder {
+	return &coder{
+		codec:         o.Codec,
+		compressAbove: o.CompressAbove,
+		maxBytes:      o.MaxValueBytes,
+		version:       o.Version,
+		typ:           record.Digest(o.Codec.Name() + " " + reflect.TypeFor[V]().String()),
+		decode: func(c Codec, b []byte) (any, error) {
+			var v V
+			if err := c.Unmarshal(b, &v); err != nil {
+				return nil, err
+			}
+			return v, nil
+		},
+	}
+}
+
+// maxRecord is the length of the longest record that is read.
+func (c *coder) maxRecord() int { return record.Size + c.maxBytes }
+
+// marshal encodes a value. A Codec that panics has failed.
+func (c *coder) marshal(v any) (b []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("cache: codec panicked: %v", p)
+		}
+	}()
+	b, err = c.codec.Marshal(v)
+	if err == nil && len(b) > c.maxBytes {
+		return nil, errTooLarge
+	}
+	return b, err
+}
+
+// life is what a record says of an entry besides its value; times are microseconds of the server's clock.
+type life struct {
+	owner      record.Owner
+	fence      int64
+	stamp      int64
+	freshUntil int64
+	cost       time.Duration
+	negative   bool
+}
+
+// seal makes the record of an encoded value.
+func (c *coder) seal(key string, l life, payload []byte) []byte {
+	h := record.Header{
+		State: record.Value, Version: c.version, Key: record.Digest(key), Type: c.typ,
+		ID: l.owner, Fence: l.fence, Stamp: l.stamp, FreshUntil: l.freshUntil, StaleUntil: l.freshUntil,
+		Cost: l.cost, RawLen: uint64(len(payload)),
+	}
+	if l.negative {
+		h.State = record.Negative
+	}
+	if c.compressAbove >= 0 && len(payload) > c.compressAbove {
+		if z := s2.Encode(nil, payload); len(z) < len(payload) {
+			h.Compressed, payload = true, z
+		}
+	}
+	return record.Append(make([]byte, 0, record.Size+len(payload)), &h, payload)
+}
+
+// stub makes the entry part of a stub, which carries our version and digests into the scripts.
+func (c *coder) stub(key string) []byte { return c.lease(key, record.Lease{})[:record.EntrySize] }
+
+// lease makes a whole stub.
+func (c *coder) lease(key string, l record.Lease) []byte {
+	h := record.Header{State: record.Stub, Version: c.version, Key: record.Digest(key), Type: c.typ, Lease: l}
+	return record.Append(make([]byte, 0, record.Size), &h, nil)
+}
+
+// header reads the header of a record under key: errOther if it is to be left alone, errUnreadable if it is to be
+// replaced. Nothing is allocated for what the bytes declare.
+func (c *coder) header(key string, raw []byte) (record.Header, []byte, error) {
+	if len(raw) > c.maxRecord() {
+		return record.Header{}, nil, errUnreadable
+	}
+	h, payload, err := record.Open(raw)
+	switch {
+	case err != nil || h.Key != record.Digest(key) || h.Version < c.version:
+		return h, nil, errUnreadable
+	case h.Version > c.version || h.Type != c.typ:
+		return h, nil, errOther
+	}
+	return h, payload, nil
+}
+
+// value decodes the payload of a record whose header was read.
+func (c *coder) value(h *record.Header, payload []byte) (v any, err error) {
+	defer func() {
+		if recover() != nil {
+			err = errUnreadable
+		}
+	}()
+	if h.RawLen > uint64(c.maxBytes) {
+		return nil, errUnreadable
+	}
+	if h.Compressed {
+		n, err := s2.DecodedLen(payload)
+		if err != nil || uint64(n) != h.RawLen {
+			return nil, errUnreadable
+		}
+		if payload, err = s2.Decode(nil, payload); err != nil {
+			return nil, errUnreadable
+		}
+	}
+	if uint64(len(payload)) != h.RawLen {
+		return nil, errUnreadable
+	}
+	v, err = c.decode(c.codec, payload)
+	if err != nil {
+		return nil, errUnreadable
+	}
+	return v, nil
+}

@@ -1,0 +1,37 @@
+package cache
+
+import (
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrNotFound says that the origin has no such key. A loader that returns it, wrapped or not, has this answer
+	// cached for Options.NegativeTTL; callers served from the cache get ErrNotFound itself.
+	ErrNotFound = errors.New("cache: not found")
+
+	// ErrClosed is returned by the methods of a Cache after its Close.
+	ErrClosed = errors.New("cache: closed")
+)
+
+// PanicError is what every caller of a load gets whose loader panicked or called runtime.Goexit. The panic does not
+// spread to the goroutines of the callers.
+type PanicError struct {
+	Value  any    // what the loader passed to panic; nil after a Goexit
+	Goexit bool   // the loader called runtime.Goexit (testing.T.FailNow does)
+	Stack  []byte // where it panicked; nil after a Goexit
+}
+
+// Error gives the panic's value, not its stack.
+func (e *PanicError) Error() string {
+	if e.Goexit {
+		return "cache: loader called runtime.Goexit"
+	}
+	return fmt.Sprintf("cache: loader panicked: %v", e.Value)
+}
+
+// Unwrap returns the panic's value if it is an error, so that errors.Is and errors.As see through the panic.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}

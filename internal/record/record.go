@@ -1,0 +1,224 @@
+// Package record is the format of what a key holds in Redis: an entry (a value, or the news that there is none) or a
+// stub, and in both the lease of whoever is computing the next value. The lease lies outside the entry's checksum, so
+// that the scripts, which cannot compute one, can write it in place. All fields have fixed widths and those the scripts
+// need are decimal digits, because plain string functions are all the Lua of every server has.
+package record
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// Size is the length of a record without its payload.
+const Size = leaseAt + 60
+
+// EntrySize is the length of the part under the checksum, the checksum included.
+const EntrySize = leaseAt
+
+// Offsets of the fields, as in script/record.lua (which counts from 1).
+const (
+	stateAt      = 3
+	versionAt    = 4
+	keyAt        = 14
+	typeAt       = 22
+	idAt         = 30
+	fenceAt      = 46
+	stampAt      = 62
+	freshAt      = 78
+	staleAt      = 94
+	costAt       = 110
+	compressedAt = 118
+	reservedAt   = 119
+	rawAt        = 120
+	sumAt        = 128
+	leaseAt      = 136
+	untilAt      = leaseAt + 32
+	allAt        = leaseAt + 58
+)
+
+const magic = "bw1" // two bytes of name, one of format version
+
+// Owner identifies one attempt to compute a value: 16 random bytes. The zero Owner is nobody.
+type Owner [16]byte
+
+// State tells what a record is.
+type State byte
+
+// The states.
+const (
+	Stub     State = 'S' // no value yet: only a lease
+	Value    State = 'V'
+	Negative State = 'N' // the origin has no such key
+)
+
+// Header is a record without its payload. Times are microseconds of the server's clock.
+type Header struct {
+	State      State
+	Version    uint32 // Options.Version of the writer
+	Key, Type  uint64 // digests
+	ID         Owner  // the owner that stored the entry
+	Fence      int64  // of the lease under which it was stored
+	Stamp      int64  // before its load began
+	FreshUntil int64
+	StaleUntil int64
+	Cost       time.Duration // of the load
+	Compressed bool
+	RawLen     uint64 // length of the payload before compression
+	Lease      Lease
+}
+
+// Lease is the right to compute the next value.
+type Lease struct {
+	Owner    Owner
+	Fence    int64
+	Until    int64 // 0 on a lease written without scripts: it ends with the key's own TTL
+	Duration time.Duration
+	All      bool // waiters are woken on the channel of everybody
+}
+
+// ErrUnreadable is returned by Open for anything that Append did not write.
+var ErrUnreadable = errors.New("record: unreadable")
+
+// Digest is the hash of a key or of a type's name that goes into the header.
+func Digest(s string) uint64 { return xxhash.Sum64String(s) }
+
+// Append appends the record of h and payload to b.
+func Append(b []byte, h *Header, payload []byte) []byte {
+	start := len(b)
+	b = append(b, magic...)
+	b = append(b, byte(h.State))
+	b = digits(b, int64(h.Version), 10)
+	b = binary.BigEndian.AppendUint64(b, h.Key)
+	b = binary.BigEndian.AppendUint64(b, h.Type)
+	b = append(b, h.ID[:]...)
+	b = digits(b, h.Fence, 16)
+	b = digits(b, h.Stamp, 16)
+	b = digits(b, h.FreshUntil, 16)
+	b = digits(b, h.StaleUntil, 16)
+	b = binary.BigEndian.AppendUint64(b, uint64(h.Cost/time.Microsecond))
+	b = append(b, flag(h.Compressed), '0')
+	b = binary.BigEndian.AppendUint64(b, h.RawLen)
+	b = binary.BigEndian.AppendUint64(b, sum(b[start:], payload))
+	b = append(b, h.Lease.Owner[:]...)
+	b = digits(b, h.Lease.Fence, 16)
+	b = digits(b, h.Lease.Until, 16)
+	b = digits(b, int64(h.Lease.Duration/time.Microsecond), 10)
+	b = append(b, flag(h.Lease.All), '\n')
+	return append(b, payload...)
+}
+
+// Open reads a record. The payload is a part of b. It allocates nothing, whatever b holds.
+func Open(b []byte) (h Header, payload []byte, err error) {
+	if len(b) < Size || string(b[:stateAt]) != magic {
+		return h, nil, ErrUnreadable
+	}
+	h.State = State(b[stateAt])
+	payload = b[Size:]
+	covered := payload
+	switch h.State {
+	case Value, Negative:
+	case Stub:
+		covered = nil // what follows a stub is the list of those who wait
+	default:
+		return h, nil, ErrUnreadable
+	}
+	if binary.BigEndian.Uint64(b[sumAt:]) != sum(b[:sumAt], covered) {
+		return h, nil, ErrUnreadable
+	}
+	p := parser{b: b}
+	version := p.digits(versionAt, 10)
+	h.Version = uint32(version)
+	h.Key = binary.BigEndian.Uint64(b[keyAt:])
+	h.Type = binary.BigEndian.Uint64(b[typeAt:])
+	copy(h.ID[:], b[idAt:])
+	h.Fence = p.digits(fenceAt, 16)
+	h.Stamp = p.digits(stampAt, 16)
+	h.FreshUntil = p.digits(freshAt, 16)
+	h.StaleUntil = p.digits(staleAt, 16)
+	h.Cost = time.Duration(min(binary.BigEndian.Uint64(b[costAt:]), 1<<52)) * time.Microsecond
+	h.Compressed = p.flag(compressedAt)
+	p.flag(reservedAt)
+	h.RawLen = binary.BigEndian.Uint64(b[rawAt:])
+	copy(h.Lease.Owner[:], b[leaseAt:])
+	h.Lease.Fence = p.digits(leaseAt+16, 16)
+	h.Lease.Until = p.digits(untilAt, 16)
+	h.Lease.Duration = time.Duration(p.digits(untilAt+16, 10)) * time.Microsecond
+	h.Lease.All = p.flag(allAt)
+	if p.bad || version > math.MaxUint32 || b[Size-1] != '\n' {
+		return Header{}, nil, ErrUnreadable
+	}
+	return h, payload, nil
+}
+
+// ID returns the id of the entry in b even if the rest of it is unreadable, for the scripts judge only the header.
+func ID(b []byte) (id Owner) {
+	if len(b) >= Size {
+		copy(id[:], b[idAt:])
+	}
+	return id
+}
+
+// sum covers the state, the digests and the payload alike: a record cut short, shifted or mixed from two is unreadable.
+func sum(entry, payload []byte) uint64 {
+	var d xxhash.Digest
+	d.Reset()
+	_, _ = d.Write(entry)
+	_, _ = d.Write(payload)
+	return d.Sum64()
+}
+
+func flag(on bool) byte {
+	if on {
+		return '1'
+	}
+	return '0'
+}
+
+// digits appends n with leading zeros. A number that does not fit is a bug of ours.
+func digits(b []byte, n int64, width int) []byte {
+	if n < 0 {
+		panic(fmt.Sprintf("cache: bug: negative number %d in a record", n))
+	}
+	b = append(b, "0000000000000000"[:width]...)
+	for i := len(b) - 1; n > 0; i-- {
+		if i < len(b)-width {
+			panic("cache: bug: number too long for a record")
+		}
+		b[i] = byte('0' + n%10)
+		n /= 10
+	}
+	return b
+}
+
+// parser reads fields and remembers whether one of them was bad.
+type parser struct {
+	b   []byte
+	bad bool
+}
+
+func (p *parser) digits(at, width int) (n int64) {
+	for _, c := range p.b[at : at+width] {
+		if c < '0' || c > '9' {
+			p.bad = true
+			return 0
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return n
+}
+
+func (p *parser) flag(at int) bool {
+	switch p.b[at] {
+	case '0':
+		return false
+	case '1':
+		return true
+	}
+	p.bad = true
+	return false
+}

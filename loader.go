@@ -1,0 +1,299 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
+)
+
+// Loader computes the value of a key. Its context has the values of the context of the call that began the load, but
+// not its deadline or cancellation: a load is shared by many callers and outlives them. It ends after
+// Options.LoadTimeout, at Close, or, with Options.CancelAbandoned, when the last caller has left.
+//
+// An error is returned to all callers unchanged and is not cached, except ErrNotFound. A panic or a runtime.Goexit
+// reaches all callers as a *PanicError.
+type Loader[V any] func(ctx context.Context, key string) (V, error)
+
+// loadGrace is what a loader whose context has ended gets to return its own error.
+const loadGrace = 10 * time.Millisecond
+
+var errAbandoned = fmt.Errorf("cache: nobody waits for the load any more: %w", context.Canceled)
+
+// result is what a flight brings its callers.
+type result struct {
+	value    any
+	err      error // the loader's own
+	negative bool  // with err nil: remembered from an earlier load
+	began    uint64
+	// confirmed is false if the value may be older than a deletion by another process: then only calls that began
+	// before the load may have it.
+	confirmed bool
+	abandoned bool          // the loader did not return
+	ended     time.Time     // when it did
+	cost      time.Duration // of the load
+}
+
+// flight is one way through Redis and the loader, shared by the calls of this process that want the same key.
+type flight struct {
+	key  string
+	full string // in Redis
+	load func(context.Context, string) (any, error)
+	ttl  time.Duration // as in callOptions
+
+	ctx     context.Context // of everything the flight does; ends with Close and CancelAbandoned
+	cancel  context.CancelCauseFunc
+	callers int // guarded by flights.mu
+}
+
+// flights are the flights under way. singleflight collapses calls; current keeps its traps away (see
+// https://pkg.go.dev/golang.org/x/sync/singleflight and go.dev/issue/67087): the function it runs neither panics nor exits, callers leave by
+// themselves, and a flight that was forgotten or that nobody wants takes no more of them.
+type flights struct {
+	group singleflight.Group
+
+	mu      sync.Mutex
+	closed  bool                 // guarded by mu
+	current map[string]*flight   // those that calls may join; guarded by mu, which also covers group's map
+	all     map[*flight]struct{} // also those that no call may join; guarded by mu
+	loading map[string]*loading
+	running sync.WaitGroup // Add under mu while not closed
+}
+
+func newFlights() *flights {
+	return &flights{
+		current: make(map[string]*flight),
+		all:     make(map[*flight]struct{}),
+		loading: make(map[string]*loading),
+	}
+}
+
+// loading bounds the loads of a key in this process: one whose result was made worthless by a deletion, and the next.
+type loading struct {
+	slots *semaphore.Weighted
+	users int // guarded by flights.mu
+}
+
+const loadsPerKey = 2
+
+// join returns the current flight for key, or starts the one that first makes, to be run by run.
+func (fs *flights) join(
+	key string, first func() *flight, run func(*flight) *result,
+) (*flight, <-chan singleflight.Result, error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.closed {
+		return nil, nil, ErrClosed
+	}
+	f := fs.current[key]
+	if f == nil {
+		f = first()
+		fs.current[key] = f
+		fs.all[f] = struct{}{}
+		fs.running.Add(1)
+	}
+	f.callers++
+	ch := fs.group.DoChan(key, func() (any, error) {
+		defer fs.running.Done()
+		res := run(f)
+		// Before callers hear of it: the next call starts a new flight, and finds in L1 what this one left.
+		fs.end(f)
+		return res, nil
+	})
+	return f, ch, nil
+}
+
+// leave counts a caller out. The last one may end the flight; nobody can join it from then on.
+func (fs *flights) leave(f *flight, cancelAbandoned bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f.callers--; f.callers == 0 && cancelAbandoned {
+		fs.removeLocked(f)
+		f.cancel(errAbandoned)
+	}
+}
+
+func (fs *flights) end(f *flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.removeLocked(f)
+	delete(fs.all, f)
+	f.cancel(nil)
+}
+
+func (fs *flights) removeLocked(f *flight) {
+	if fs.current[f.key] == f {
+		delete(fs.current, f.key)
+		fs.group.Forget(f.key)
+	}
+}
+
+// forget makes later calls for key start anew. Those already in the flight stay in it.
+func (fs *flights) forget(key string) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f := fs.current[key]; f != nil {
+		fs.removeLocked(f)
+	}
+}
+
+// forgetAll makes all later calls start anew.
+func (fs *flights) forgetAll() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, f := range fs.current {
+		fs.removeLocked(f)
+	}
+}
+
+// enter waits until fewer than two loads of f's key run. leave must be called when its own has ended.
+func (fs *flights) enter(f *flight) (leave func(), err error) {
+	fs.mu.Lock()
+	l := fs.loading[f.key]
+	if l == nil {
+		l = &loading{slots: semaphore.NewWeighted(loadsPerKey)}
+		fs.loading[f.key] = l
+	}
+	l.users++
+	fs.mu.Unlock()
+	done := func() {
+		fs.mu.Lock()
+		defer fs.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(fs.loading, f.key)
+		}
+	}
+	if l.slots.Acquire(f.ctx, 1) != nil {
+		done()
+		return nil, context.Cause(f.ctx)
+	}
+	return func() { l.slots.Release(1); done() }, nil
+}
+
+// begin counts work of another kind that close waits for.
+func (fs *flights) begin() bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if !fs.closed {
+		fs.running.Add(1)
+	}
+	return !fs.closed
+}
+
+// close ends all flights and waits for them. Loaders that ignore their context are left behind.
+func (fs *flights) close() {
+	fs.mu.Lock()
+	fs.closed = true
+	for f := range fs.all {
+		f.cancel(ErrClosed)
+	}
+	fs.mu.Unlock()
+	fs.running.Wait()
+}
+
+// load runs the loader of a flight in a goroutine of its own, at most for LoadTimeout, and renews the lease meanwhile if
+// there is one. The result is complete except for confirmed.
+func (c *core) load(f *flight, t *tenure) *result {
+	ctx, cancel := context.WithTimeout(f.ctx, c.opts.LoadTimeout)
+	defer cancel()
+	res := &result{began: c.loads.Add(1)}
+	c.stats.loads.Add(1)
+	start := time.Now()
+	var late atomic.Bool
+	done := make(chan returned, 1)
+	go guard(ctx, f.key, f.load, func(r returned) {
+		done <- r
+		if late.Load() && r.err == nil {
+			c.stats.lateLoads.Add(1)
+		}
+	})
+
+	var renewals <-chan time.Time
+	var renewed chan bool
+	if t != nil {
+		ticker := time.NewTicker(t.period())
+		defer ticker.Stop()
+		renewals = ticker.C
+	}
+	var grace <-chan time.Time
+	ended := ctx.Done()
+	for {
+		select {
+		case r := <-done:
+			res.value, res.err = r.value, r.err
+			res.ended = time.Now()
+			res.cost = res.ended.Sub(start)
+			return c.judge(res)
+		case <-renewals:
+			if renewed == nil { // the last one has been answered
+				renewed = make(chan bool, 1)
+				answer := renewed
+				c.flights.running.Go(func() { answer <- t.renew() })
+			}
+		case mine := <-renewed:
+			renewed = nil
+			if !mine { // the load goes on: its callers want the value
+				c.stats.lost.Add(1)
+				renewals = nil
+			}
+		case <-ended:
+			ended = nil
+			if f.ctx.Err() == nil {
+				timer := time.NewTimer(loadGrace)
+				defer timer.Stop()
+				grace = timer.C
+				continue
+			}
+			late.Store(true)
+			res.err, res.abandoned, res.confirmed = context.Cause(f.ctx), true, true
+			return res
+		case <-grace:
+			late.Store(true)
+			c.stats.abandoned.Add(1)
+			res.err = fmt.Errorf("cache: load abandoned %v after its timeout: %w", loadGrace, context.DeadlineExceeded)
+			res.abandoned, res.confirmed = true, true
+			return res
+		}
+	}
+}
+
+// judge counts the outcome of a load. An error, unlike a value, is never too old for anybody.
+func (c *core) judge(res *result) *result {
+	var p *PanicError
+	switch {
+	case res.err == nil:
+	case errors.Is(res.err, ErrNotFound) && c.opts.NegativeTTL > 0:
+		res.value, res.negative = nil, true
+	default:
+		res.value, res.confirmed = nil, true
+		c.stats.loadErrors.Add(1)
+		if errors.As(res.err, &p) {
+			c.stats.panics.Add(1)
+		}
+	}
+	return res
+}
+
+type returned struct {
+	value any
+	err   error
+}
+
+// guard calls a loader and turns a panic or a Goexit into an error. It needs a goroutine of its own: a Goexit ends it.
+func guard(ctx context.Context, key string, load func(context.Context, string) (any, error), then func(returned)) {
+	r := returned{err: &PanicError{Goexit: true}}
+	defer func() {
+		if p := recover(); p != nil {
+			r.err = &PanicError{Value: p, Stack: debug.Stack()}
+		}
+		then(r)
+	}()
+	v, err := load(ctx, key)
+	r = returned{v, err}
+}

@@ -1,0 +1,127 @@
+package cache
+
+import (
+	"hash/maphash"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+)
+
+// local is the first tier: decoded values in this process, in an otter cache without its expiry, loading and
+// statistics, which would double the cost of a hit. Reads take no lock and allocate nothing.
+type local struct {
+	entries *otter.Cache[string, *localEntry] // nil if the tier is off
+	started time.Time
+	weigh   func(key string, encoded int) uint32
+
+	// The invalidation epochs. An entry is stored only if its key's epoch has not moved since before the read or
+	// the ACQUIRE that produced it. Keys share counters: a false match costs a fill, never a stale value.
+	seed   maphash.Seed
+	counts [4096]atomic.Uint64
+	era    atomic.Uint64
+}
+
+type localEntry struct {
+	value    any
+	until    int64  // on local's clock
+	era      uint64 // of its epoch: an entry of an earlier era is not served, whether or not dropAll found it
+	weight   uint32
+	negative bool
+}
+
+// epoch counts the invalidations of a key and those of everything.
+type epoch struct{ era, key uint64 }
+
+func newLocal(o *Options) *local {
+	l := &local{started: time.Now(), seed: maphash.MakeSeed()}
+	if o.Redis != nil && o.LocalTTL < 0 {
+		return l
+	}
+	var oo otter.Options[string, *localEntry]
+	if o.LocalBytes > 0 {
+		// Both bounds in one: an entry weighs the larger of its shares of them, in units of 1/scale.
+		const scale = 1 << 31
+		least := uint64(1)
+		if o.LocalEntries > 0 {
+			least = max(scale/uint64(o.LocalEntries), 1)
+		}
+		bytes := uint64(o.LocalBytes)
+		l.weigh = func(key string, encoded int) uint32 {
+			n := uint64(len(key) + encoded + entryOverhead)
+			if n >= bytes {
+				return math.MaxUint32 // heavier than the cache: not kept
+			}
+			return uint32(max(uint64(float64(n)/float64(bytes)*scale), least))
+		}
+		oo.MaximumWeight = scale
+		oo.Weigher = func(_ string, e *localEntry) uint32 { return e.weight }
+	} else if o.LocalEntries > 0 {
+		oo.MaximumSize = o.LocalEntries
+	}
+	l.entries = otter.Must(&oo)
+	return l
+}
+
+// entryOverhead is about what an entry costs in memory besides its key and value: see docs and TestLocalOverhead.
+const entryOverhead = 150
+
+// now is the time on the clock of localEntry.until: monotonic nanoseconds.
+func (l *local) now() int64 { return int64(time.Since(l.started)) }
+
+// get returns a fresh entry.
+func (l *local) get(key string) (*localEntry, bool) {
+	if l.entries == nil {
+		return nil, false
+	}
+	e, ok := l.entries.GetIfPresent(key)
+	if !ok || e.era != l.era.Load() || l.now() >= e.until {
+		return nil, false
+	}
+	return e, true
+}
+
+// epoch is to be taken before the read or the ACQUIRE whose result fill is to store.
+func (l *local) epoch(key string) epoch { return epoch{l.era.Load(), l.count(key).Load()} }
+
+func (l *local) count(key string) *atomic.Uint64 {
+	return &l.counts[maphash.String(l.seed, key)%uint64(len(l.counts))]
+}
+
+// fill stores an entry for d unless the key was invalidated since. The check and the store are one step for
+// drop: it either comes first and is seen here, or waits for the entry and removes it.
+func (l *local) fill(key string, since epoch, value any, negative bool, encoded int, d time.Duration) {
+	if l.entries == nil || d <= 0 {
+		return
+	}
+	e := &localEntry{value: value, negative: negative, until: l.now() + int64(d), era: since.era}
+	if l.weigh != nil {
+		if e.weight = l.weigh(key, encoded); e.weight == math.MaxUint32 {
+			return
+		}
+	}
+	l.entries.Compute(key, func(old *localEntry, _ bool) (*localEntry, otter.ComputeOp) {
+		if l.epoch(key) != since {
+			return old, otter.CancelOp
+		}
+		return e, otter.WriteOp
+	})
+}
+
+// drop invalidates a key and returns the epoch that begins with it.
+func (l *local) drop(key string) epoch {
+	began := epoch{l.era.Load(), l.count(key).Add(1)}
+	if l.entries != nil {
+		l.entries.Invalidate(key)
+	}
+	return began
+}
+
+// dropAll invalidates everything.
+func (l *local) dropAll() {
+	l.era.Add(1)
+	if l.entries != nil {
+		l.entries.InvalidateAll()
+	}
+}

@@ -1,0 +1,154 @@
+package cache
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+)
+
+// Options configure a Cache. The zero value is ready to use: a memory cache with the defaults below. A negative value
+// turns a thing off where its comment says so and is a mistake elsewhere. New reports all mistakes at once.
+type Options struct {
+	// Redis shares entries and loads with other processes. Nil: the cache lives in this process's memory alone,
+	// with the same behaviour.
+	Redis *Redis
+
+	// TTL is how long a value is fresh, counted from the end of its load. From 1 ms to 100 years.
+	// Default: 5 minutes.
+	TTL time.Duration
+
+	// NegativeTTL is how long ErrNotFound is remembered. Negative: not at all.
+	// Default: a tenth of TTL, at most 30 s.
+	NegativeTTL time.Duration
+
+	// LocalTTL bounds how long a value from Redis is kept in this process's memory, and so how old an answer can be
+	// while this process is cut off from Redis. Values are never kept longer than they are fresh. Negative: values
+	// are not kept in memory. Without Redis it has no meaning. Default: TTL, at most 1 minute.
+	LocalTTL time.Duration
+
+	// LocalEntries bounds the number of entries kept in memory. Negative: no bound.
+	// Default: 10,000, or no bound if LocalBytes is set.
+	LocalEntries int
+
+	// LocalBytes bounds the memory used by entries, measured by their encoded size; without Redis, setting it
+	// means that values are encoded only to be measured. Default: no bound.
+	LocalBytes int64
+
+	// LoadTimeout ends a load: the loader's context expires. A loader that has not returned 10 ms later is left to
+	// itself: its callers get an error that is context.DeadlineExceeded, the key is free, its late result is
+	// dropped. Default: 30 s.
+	LoadTimeout time.Duration
+
+	// CancelAbandoned cancels a load when its last caller has left. By default a load goes on, for a load that
+	// dies with its callers fills nothing.
+	CancelAbandoned bool
+
+	// Lease is how long the other processes wait for a process that has stopped working on a value before one of
+	// them takes over. It is renewed at each third while the loader runs, so it need not be longer than a load.
+	// From 1 ms to 1 hour. Default: 2 s.
+	Lease time.Duration
+
+	// Codec turns values into bytes for Redis. Default: Msgpack.
+	Codec Codec
+
+	// CompressAbove is the encoded size in bytes from which values are compressed (S2) for Redis. Negative: never.
+	// Default: 4 KiB.
+	CompressAbove int
+
+	// MaxValueBytes bounds the encoded size of a value, before and after compression. A larger one is returned to
+	// its callers and kept in memory, but not stored in Redis; a larger one found in Redis is a miss and is
+	// replaced. At most 512 MiB. Default: 8 MiB.
+	MaxValueBytes int
+
+	// Version orders the formats of values. Raise it when stored values cannot be read as V any more: entries of
+	// lower versions are replaced, and processes that still use a lower version leave yours alone and load for
+	// themselves. Default: 0.
+	Version uint32
+}
+
+// MaxKeyBytes is the length of the longest key that is cached. For a longer one GetOrLoad calls the loader, collapsed
+// within the process, and keeps nothing; Get misses; Set returns an error; Delete has nothing to do.
+const MaxKeyBytes = 65536
+
+const (
+	maxTTL   = 100 * 365 * 24 * time.Hour
+	maxValue = 512 << 20 // of a string in Redis
+)
+
+// withDefaults returns o with defaults filled in, or every mistake in it.
+func (o Options) withDefaults() (Options, error) {
+	var errs []error
+	check := func(ok bool, field string, value any, want string) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("cache: Options.%s is %v: want %s", field, value, want))
+		}
+	}
+	check(o.TTL == 0 || o.TTL >= time.Millisecond && o.TTL <= maxTTL, "TTL", o.TTL, "1ms to 100 years")
+	check(o.NegativeTTL <= maxTTL && (o.NegativeTTL <= 0 || o.NegativeTTL >= time.Millisecond),
+		"NegativeTTL", o.NegativeTTL, "1ms to 100 years, or negative")
+	check(o.LoadTimeout >= 0 && o.LoadTimeout <= maxTTL, "LoadTimeout", o.LoadTimeout, "a positive duration")
+	check(o.Lease == 0 || o.Lease >= time.Millisecond && o.Lease <= time.Hour, "Lease", o.Lease, "1ms to 1h")
+	check(o.LocalBytes >= 0, "LocalBytes", o.LocalBytes, "a positive size")
+	check(o.MaxValueBytes >= 0 && o.MaxValueBytes <= maxValue, "MaxValueBytes", o.MaxValueBytes, "1 to 536870912")
+	check(o.LocalEntries <= math.MaxInt32, "LocalEntries", o.LocalEntries, "at most 2147483647")
+	if err := errors.Join(errs...); err != nil {
+		return o, err
+	}
+	o.TTL = cmp.Or(o.TTL, 5*time.Minute)
+	o.NegativeTTL = cmp.Or(o.NegativeTTL, max(min(o.TTL/10, 30*time.Second), time.Millisecond))
+	o.LocalTTL = cmp.Or(o.LocalTTL, min(o.TTL, time.Minute))
+	if o.LocalBytes > 0 {
+		o.LocalEntries = cmp.Or(o.LocalEntries, -1)
+	}
+	o.LocalEntries = cmp.Or(o.LocalEntries, 10_000)
+	o.LoadTimeout = cmp.Or(o.LoadTimeout, 30*time.Second)
+	o.Lease = cmp.Or(o.Lease, 2*time.Second)
+	o.CompressAbove = cmp.Or(o.CompressAbove, 4<<10)
+	o.MaxValueBytes = cmp.Or(o.MaxValueBytes, 8<<20)
+	if o.Codec == nil {
+		o.Codec = Msgpack{}
+	}
+	return o, nil
+}
+
+// checkName refuses what would make keys ambiguous: a key is prefix:name:key, so that prefix and name end at the first
+// two colons whatever the key holds. Braces are kept for Redis Cluster's hash tags.
+func checkName(what, name string) error {
+	if name == "" || len(name) > 100 {
+		return fmt.Errorf("cache: %s is %d bytes long: want 1 to 100", what, len(name))
+	}
+	for _, r := range []byte(name) {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_', r == '.', r == '/':
+		default:
+			return fmt.Errorf("cache: %s %q: want letters, digits and - _ . / only", what, name)
+		}
+	}
+	return nil
+}
+
+// CallOption changes one call.
+type CallOption func(*callOptions)
+
+type callOptions struct {
+	ttl time.Duration // 0: Options.TTL; negative: not stored
+}
+
+func newCallOptions(opts []CallOption) (co callOptions) {
+	for _, o := range opts {
+		o(&co)
+	}
+	return co
+}
+
+// WithTTL makes the value that this call stores fresh for d instead of Options.TTL; at least 1 ms, at most 100 years.
+// Zero means Options.TTL; negative, that the value is not stored at all. If the call joins a load that another one
+// began, that one's TTL counts.
+func WithTTL(d time.Duration) CallOption {
+	if d > 0 {
+		d = min(max(d, time.Millisecond), maxTTL)
+	}
+	return func(c *callOptions) { c.ttl = d }
+}

@@ -1,0 +1,340 @@
+package cache
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/sony/gobreaker/v2"
+)
+
+// Client is what a cache needs of Redis. *redis.Client (also for Sentinel), *redis.ClusterClient, *redis.Ring and
+// redis.UniversalClient have it.
+type Client interface {
+	redis.Scripter
+	GetRange(ctx context.Context, key string, start, end int64) *redis.StringCmd
+	SetArgs(ctx context.Context, key string, value any, a redis.SetArgs) *redis.StatusCmd
+	Unlink(ctx context.Context, keys ...string) *redis.IntCmd
+	Publish(ctx context.Context, channel string, message any) *redis.IntCmd
+	Time(ctx context.Context) *redis.TimeCmd
+	Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) ([]redis.Cmder, error)
+	Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...string) error
+	Subscribe(ctx context.Context, channels ...string) *redis.PubSub
+}
+
+// RedisOptions configure a Redis. The zero value is ready to use.
+type RedisOptions struct {
+	// Prefix begins every key and channel: letters, digits and - _ . / only. Caches meet in Redis if Prefix and
+	// name are the same. Default: "cache".
+	Prefix string
+
+	// Timeout is the budget of one command. When it is spent, callers go on without Redis. Delete, which
+	// promises something, gets ten times as much. Default: 50 ms.
+	Timeout time.Duration
+}
+
+// Redis is a connection to what processes share: one for each process and Redis, used by all of its caches. It is safe
+// for concurrent use.
+type Redis struct {
+	client    Client
+	prefix    string
+	timeout   time.Duration
+	process   string // this process's inbox: 16 bytes
+	breaker   *gobreaker.TwoStepCircuitBreaker[struct{}]
+	clock     serverClock
+	waiters   waiters
+	stream    *stream
+	store     store
+	oneServer bool // one server gets all commands, in the order of a pipeline
+	asking    atomic.Bool
+
+	mu     sync.Mutex
+	closed bool             // guarded by mu
+	caches map[string]cores // by name; guarded by mu
+	work   sync.WaitGroup   // commands under way; Add under mu while not closed
+}
+
+type cores map[*core]struct{}
+
+const (
+	trips   = 5           // failures in a row that open the breaker
+	tripped = time.Second // until it lets one command through to look
+	patient = 10          // times Timeout, for Delete
+)
+
+// NewRedis wraps a client, which stays the caller's: Close does not close it. It does not wait for the server, which
+// may be down. One connection of the client is used for a subscription; without permission for channels, waiting
+// processes poll and other processes' deletions reach this one's memory within LocalTTL.
+//
+// Clients that read from replicas are refused: a replica may return a value after its deletion.
+func NewRedis(client Client, o RedisOptions) (*Redis, error) {
+	var errs []error
+	if o.Prefix == "" {
+		o.Prefix = "cache"
+	}
+	if err := checkName("RedisOptions.Prefix", o.Prefix); err != nil {
+		errs = append(errs, err)
+	}
+	switch {
+	case o.Timeout < 0:
+		errs = append(errs, fmt.Errorf("cache: RedisOptions.Timeout is %v: want a positive duration", o.Timeout))
+	case o.Timeout == 0:
+		o.Timeout = 50 * time.Millisecond
+	}
+	r := &Redis{
+		client: client, prefix: o.Prefix, timeout: o.Timeout,
+		clock:  serverClock{started: time.Now()},
+		caches: make(map[string]cores),
+	}
+	wakes := true
+	switch c := client.(type) {
+	case nil:
+		errs = append(errs, errors.New("cache: NewRedis: no client"))
+	case *redis.Client:
+		r.oneServer = true
+	case *redis.ClusterClient:
+		if co := c.Options(); co.ReadOnly || co.RouteByLatency || co.RouteRandomly {
+			errs = append(errs, errors.New("cache: NewRedis: the client reads from replicas: "+
+				"want ReadOnly, RouteByLatency and RouteRandomly off"))
+		}
+	case *redis.Ring:
+		wakes = false // scripts publish on the key's shard, a subscription listens on the channel's
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	var id [8]byte
+	_, _ = rand.Read(id[:]) // never fails
+	r.process = hex.EncodeToString(id[:])
+	r.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		Timeout:     tripped,
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= trips },
+	})
+	r.store = newScriptStore(r)
+	r.stream = newStream(r, wakes)
+	return r, nil
+}
+
+// Close ends the connection and goroutines that caches share, and waits for commands under way, as long as the client
+// lets them run. Caches that still use r go on as if Redis were down. Close is safe to call more than once.
+func (r *Redis) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.stream.close()
+	r.work.Wait()
+	return nil
+}
+
+// key is injective: neither prefix nor name holds a colon.
+func (r *Redis) key(name, key string) string { return r.prefix + ":" + name + ":" + key }
+
+// split is the inverse of key.
+func (r *Redis) split(full string) (name, key string, ok bool) {
+	rest, ok := strings.CutPrefix(full, r.prefix+":")
+	if !ok {
+		return "", "", false
+	}
+	return strings.Cut(rest, ":")
+}
+
+// register makes a cache hear of deletions by other processes.
+func (r *Redis) register(name string, c *core) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.caches[name] == nil {
+		r.caches[name] = make(cores)
+	}
+	r.caches[name][c] = struct{}{}
+}
+
+func (r *Redis) unregister(name string, c *core) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if delete(r.caches[name], c); len(r.caches[name]) == 0 {
+		delete(r.caches, name)
+	}
+}
+
+// each calls f for the caches of that name, or for all if name is "".
+func (r *Redis) each(name string, f func(*core)) {
+	r.mu.Lock()
+	var found []*core
+	for n, cs := range r.caches {
+		if name == "" || name == n {
+			for c := range cs {
+				found = append(found, c)
+			}
+		}
+	}
+	r.mu.Unlock()
+	for _, c := range found {
+		f(c)
+	}
+}
+
+// invalidate is told by the stream that another process deleted or set a key.
+func (r *Redis) invalidate(full string) {
+	if name, key, ok := r.split(full); ok && name != "" {
+		r.each(name, func(c *core) { c.invalidate(key) })
+	}
+	r.waiters.lookAgain(full)
+}
+
+// invalidateAll is called when the stream is lost and when it is back: what was missed is not known.
+func (r *Redis) invalidateAll() {
+	r.each("", func(c *core) { c.invalidateAll() })
+	r.waiters.lookAgain("")
+}
+
+var (
+	errCutOff      = errors.New("cache: Redis out of reach")
+	errRedisClosed = errors.New("cache: Redis closed")
+)
+
+// cutOff reports whether Redis has not answered for a while.
+func (r *Redis) cutOff() bool { return r.breaker.State() != gobreaker.StateClosed }
+
+// begin counts a goroutine that Close has to wait for.
+func (r *Redis) begin() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.work.Add(1)
+	}
+	return !r.closed
+}
+
+// call runs one command within r's budget, unless the breaker is open. A command runs in a goroutine of its own, because go-redis does not
+// return when its context ends: with a frozen server it was seen to return after 5.0 s whatever the context. The
+// context given to fn has the values of ctx, not its cancellation.
+func call[T any](ctx context.Context, r *Redis, fn func(context.Context) (T, error)) (T, error) {
+	report, err := r.breaker.Allow()
+	if err != nil {
+		var zero T
+		return zero, errCutOff
+	}
+	v, err := insist(ctx, r, r.timeout, fn)
+	report(silence(err))
+	return v, err
+}
+
+// insist is call without the breaker and with a budget of its own.
+func insist[T any](
+	ctx context.Context, r *Redis, budget time.Duration, fn func(context.Context) (T, error),
+) (T, error) {
+	var zero T
+	if !r.begin() {
+		return zero, errRedisClosed
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), budget)
+	type reply struct {
+		v   T
+		err error
+	}
+	replies := make(chan reply, 1)
+	go func() {
+		defer r.work.Done()
+		defer cancel()
+		var rep reply
+		defer func() {
+			if p := recover(); p != nil { // a hook of the user's client
+				rep.err = fmt.Errorf("cache: redis client panicked: %v", p)
+			}
+			replies <- rep
+		}()
+		rep.v, rep.err = fn(ctx)
+	}()
+	select {
+	case rep := <-replies:
+		return rep.v, rep.err
+	case <-ctx.Done():
+		select {
+		case rep := <-replies: // cancel comes after the reply
+			return rep.v, rep.err
+		default:
+		}
+		return zero, ctx.Err()
+	}
+}
+
+// silence returns err if it means that the server did not answer. An error reply is an answer.
+func silence(err error) error {
+	var answer redis.Error
+	if err == nil || errors.As(err, &answer) || errors.Is(err, redis.TxFailedErr) {
+		return nil
+	}
+	return err
+}
+
+// askTime asks for the server's time, in the background: the next reader knows it.
+func (r *Redis) askTime(ctx context.Context) {
+	if !r.asking.CompareAndSwap(false, true) {
+		return
+	}
+	if !r.begin() {
+		return // and never ask again
+	}
+	go func() {
+		defer r.work.Done()
+		defer r.asking.Store(false)
+		_ = r.learnTime(ctx)
+	}()
+}
+
+func (r *Redis) learnTime(ctx context.Context) error {
+	_, err := call(ctx, r, func(ctx context.Context) (struct{}, error) {
+		sent := time.Now()
+		now, err := r.client.Time(ctx).Result()
+		if err == nil {
+			r.clock.observe(sent, time.Now(), now.UnixMicro())
+		}
+		return struct{}{}, err
+	})
+	return err
+}
+
+// serverClock estimates the server's clock from its replies: the true offset lies in the intersection of the intervals
+// that they allow (Marzullo's algorithm for one source). In a cluster it is an estimate of all nodes' clocks at once.
+type serverClock struct {
+	started time.Time
+
+	mu     sync.Mutex
+	known  bool
+	lo, hi int64         // bounds of server us - local us; guarded by mu
+	at     time.Duration // of the last observation; guarded by mu
+}
+
+// drift widens the bounds with time: quartz is good to 100 ppm, and virtual machines to a little less.
+const drift = 500e-6
+
+func (k *serverClock) local(t time.Time) time.Duration { return t.Sub(k.started) }
+
+// observe learns from a reply that the server's clock showed now at some time between sent and received.
+func (k *serverClock) observe(sent, received time.Time, now int64) {
+	lo, hi := now-k.local(received).Microseconds(), now-k.local(sent).Microseconds()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.known {
+		wider := int64(float64((k.local(received) - k.at).Microseconds()) * drift)
+		l, h := max(lo, k.lo-wider), min(hi, k.hi+wider)
+		if l <= h { // otherwise somebody set a clock: believe the newest
+			lo, hi = l, h
+		}
+	}
+	k.known, k.lo, k.hi, k.at = true, lo, hi, k.local(received)
+}
+
+// now returns the server's time in microseconds, rather late than early: nothing is fresh for too long.
+func (k *serverClock) now() (us int64, known bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.local(time.Now()).Microseconds() + k.hi, k.known
+}

@@ -1,0 +1,24 @@
+-- ABORT: give the lease back without a value.
+--
+-- KEYS[1]  the entry
+-- ARGV[1]  owner
+-- ARGV[2]  fence of the lease, or '' when no answer to ACQUIRE was received
+-- ARGV[3]  channel prefix of inboxes
+-- ARGV[4]  channel of everybody
+--
+-- Replies  1  the lease was this owner's; a stub is gone, a value keeps what was left of its own life
+--          0  it was not; nothing is changed
+
+local now, r = clock(), open()
+if not mine(r, ARGV[1], ARGV[2]) then return 0 end
+
+local list = waiting(r)
+local life = math.floor((r.stale - now) / 1000)
+if r.stub or life <= 0 then
+  redis.call('DEL', KEYS[1])
+else
+  redis.call('SETRANGE', KEYS[1], 136, tenure(NONE, 0, 0, 0, false))
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', life))
+end
+wake('A', r, list, ARGV[3], ARGV[4], '')
+return 1

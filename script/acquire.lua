@@ -1,0 +1,69 @@
+-- ACQUIRE: the value, or the right to compute it.
+--
+-- KEYS[1]  the entry
+-- ARGV[1]  owner, 16 random bytes of this attempt
+-- ARGV[2]  lease, us
+-- ARGV[3]  life of the record, ms: much longer than the lease, so that a late holder whom nobody displaced
+--          may still commit and eviction by shortest TTL does not pick live leases first
+-- ARGV[4]  id of an entry that the caller cannot use, or ''
+-- ARGV[5]  the entry part of a stub (136 bytes): carries the caller's version and digests
+-- ARGV[6]  the caller's inbox, 16 bytes, or ''
+-- ARGV[7]  largest record the caller takes, bytes
+-- ARGV[8]  '1': take the lease whoever holds it, and drop the value (Set)
+--
+-- Replies  {'HIT', now, record}
+--          {'WON', now, fence}         also if this owner's lease is there already: a lost reply costs nothing
+--          {'BUSY', now, owner, left}  left in us
+--          {'OTHER', now}              an entry of a newer version, or of another type: leave it alone
+
+local owner, seen, stub, inbox, force = ARGV[1], ARGV[4], ARGV[5], ARGV[6], ARGV[8] == '1'
+local now, r = clock(), open()
+local fence, list, held = 0, '', 0
+
+if r and r.key == string.sub(stub, 15, 22) then
+  fence, held = math.max(r.fence, r.lease_fence), left(r, now)
+  local version = tonumber(string.sub(stub, 5, 14))
+  if r.version > version or (r.version == version and r.type ~= string.sub(stub, 23, 30)) then
+    if held > 0 or (not r.stub and now < r.stale) then return {'OTHER', now} end
+    r = nil
+  elseif r.version < version then
+    r = nil
+  end
+else
+  r = nil
+end
+
+if r then
+  if r.owner == owner then return {'WON', now, r.lease_fence} end
+  if not force then
+    if not r.stub and now < r.fresh and r.id ~= seen and redis.call('STRLEN', KEYS[1]) <= tonumber(ARGV[7]) then
+      return {'HIT', now, redis.call('GET', KEYS[1])}
+    end
+    if held > 0 then
+      if inbox ~= '' and not r.all then
+        list = waiting(r)
+        local known = false
+        for i = 1, #list, 16 do known = known or string.sub(list, i, i + 15) == inbox end
+        if not known then
+          if r.stub and #list < MOST * 16 then
+            redis.call('APPEND', KEYS[1], inbox)
+          else
+            redis.call('SETRANGE', KEYS[1], 194, '1')
+          end
+        end
+      end
+      return {'BUSY', now, r.owner, held}
+    end
+  end
+  list = waiting(r)
+end
+
+fence = math.max(now, fence + 1)
+local lease = tenure(owner, fence, now + ARGV[2], tonumber(ARGV[2]), r and r.all)
+if r and not r.stub and not force and now < r.stale then
+  redis.call('SETRANGE', KEYS[1], 136, lease)
+  if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+else
+  redis.call('SET', KEYS[1], stub .. lease .. list, 'PX', ARGV[3])
+end
+return {'WON', now, fence}

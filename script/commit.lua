@@ -1,0 +1,42 @@
+-- COMMIT: store the value if the lease is still this owner's.
+--
+-- KEYS[1]  the entry
+-- ARGV[1]  owner
+-- ARGV[2]  fence of the lease
+-- ARGV[3]  the record
+-- ARGV[4]  its life, ms
+-- ARGV[5]  channel prefix of inboxes
+-- ARGV[6]  channel of everybody
+-- ARGV[7]  largest record sent along with a wake-up, bytes
+--
+-- Replies  {'STORED', now}
+--          {'ALREADY', now}      an earlier copy of this command stored it
+--          {'TAKEN', now}        another owner was here since; nothing is written
+--          {'MISSING', now}      deleted, evicted or lost since; nothing is written
+--          {'EXPIRED', now}      the record is past its end by the server's clock; the lease is dropped
+--          {'FAILED', now, why}  the server refused the write; the lease is dropped
+
+local owner, record = ARGV[1], ARGV[3]
+local now, r = clock(), open()
+if not r then return {'MISSING', now} end
+if not mine(r, owner, ARGV[2]) then
+  if not r.stub and r.id == owner then return {'ALREADY', now} end
+  return {'TAKEN', now}
+end
+
+local list = waiting(r)
+local life = math.min(tonumber(ARGV[4]), math.ceil((tonumber(string.sub(record, 95, 110)) - now) / 1000))
+local reply, news = {'STORED', now}, ''
+if life > 0 then
+  local ok = redis.pcall('SET', KEYS[1], record, 'PX', string.format('%.0f', life))
+  if type(ok) == 'table' and ok.err then reply = {'FAILED', now, ok.err} end
+else
+  reply = {'EXPIRED', now}
+end
+if reply[1] ~= 'STORED' then
+  redis.pcall('DEL', KEYS[1])
+elseif #record <= tonumber(ARGV[7]) then
+  news = record
+end
+wake('C', r, list, ARGV[5], ARGV[6], news)
+return reply

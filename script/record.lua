@@ -1,0 +1,88 @@
+-- The record: what a key of ours holds. This file is put before each verb.
+-- Offsets are those of internal/record (a test compares them); 1-based here.
+--
+--   entry, under the checksum          lease, outside it
+--     1   magic and format "bw1"         137  owner, 16 bytes, NUL = none
+--     4   state S stub V value N none    153  fence, 16 digits
+--     5   version, 10 digits             169  until, server us, 16 digits
+--    15   digest of the key, 8 bytes     185  duration, us, 10 digits
+--    23   digest of the type, 8 bytes    195  "1": wake everybody
+--    31   entry id, 16 bytes             196  newline
+--    47   fence, 16 digits               197  payload; on a stub the inboxes
+--    79   fresh until, us, 16 digits          of those who wait, 16 bytes each
+--    95   stale until, us, 16 digits
+--
+-- Numbers are doubles: microseconds fit exactly until the year 2255.
+-- '%.0f' writes them, for tostring would lose digits.
+
+local SIZE, NONE, MOST = 196, string.rep('\0', 16), 32
+
+local function clock()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000000 + tonumber(t[2])
+end
+
+-- open returns the record under KEYS[1], or nil if there is none of ours.
+local function open()
+  local raw = redis.pcall('GETRANGE', KEYS[1], 0, SIZE - 1)
+  if type(raw) ~= 'string' or #raw < SIZE or string.sub(raw, 1, 3) ~= 'bw1' then return nil end
+  local r = {
+    stub = string.sub(raw, 4, 4) == 'S',
+    version = tonumber(string.sub(raw, 5, 14)),
+    key = string.sub(raw, 15, 22),
+    type = string.sub(raw, 23, 30),
+    id = string.sub(raw, 31, 46),
+    fence = tonumber(string.sub(raw, 47, 62)),
+    fresh = tonumber(string.sub(raw, 79, 94)),
+    stale = tonumber(string.sub(raw, 95, 110)),
+    owner = string.sub(raw, 137, 152),
+    lease_fence = tonumber(string.sub(raw, 153, 168)),
+    lease_until = tonumber(string.sub(raw, 169, 184)),
+    lease = tonumber(string.sub(raw, 185, 194)),
+    all = string.sub(raw, 195, 195) == '1',
+  }
+  if r.version and r.fence and r.fresh and r.stale and r.lease_fence and r.lease_until and r.lease then
+    return r
+  end
+  return nil
+end
+
+-- mine tells whether the lease in r belongs to this owner and, unless the fence is '', to this tenure.
+local function mine(r, owner, fence)
+  return r and r.owner == owner and (fence == '' or r.lease_fence == tonumber(fence))
+end
+
+-- left returns the time the lease in r still has, 0 if there is none in force. A deadline further away than
+-- the lease is long means that the clock was set back: the lease is over. A lease written without
+-- scripts has no deadline of its own: it lives as long as its stub.
+local function left(r, now)
+  if r.owner == NONE then return 0 end
+  if r.lease_until == 0 then return math.max(redis.call('PTTL', KEYS[1]), 0) * 1000 end
+  local rest = r.lease_until - now
+  if rest > 0 and rest <= r.lease then return rest end
+  return 0
+end
+
+-- tenure writes the lease part of a record.
+local function tenure(owner, fence, till, lease, all)
+  return owner .. string.format('%016.0f%016.0f%010.0f', fence, till, lease) .. (all and '1' or '0') .. '\n'
+end
+
+-- waiting returns the inboxes noted on the stub r.
+local function waiting(r)
+  if not r.stub then return '' end
+  return redis.call('GETRANGE', KEYS[1], SIZE, SIZE + MOST * 16 - 1)
+end
+
+-- wake tells those who wait for r's holder: kind 'C' committed (with the record, if it is small) or 'A' aborted.
+-- Without permission for channels nobody is told; they poll.
+local function wake(kind, r, list, inbox, everybody, record)
+  local message = kind .. r.owner .. string.format('%08.0f', #KEYS[1]) .. KEYS[1] .. record
+  if r.all then
+    redis.pcall('PUBLISH', everybody, message)
+    return
+  end
+  for i = 1, #list, 16 do
+    redis.pcall('PUBLISH', inbox .. string.sub(list, i, i + 15), message)
+  end
+end

@@ -1,0 +1,16 @@
+-- RENEW: move the deadline of a lease that is still this owner's. Never makes one.
+--
+-- KEYS[1]  the entry
+-- ARGV[1]  owner
+-- ARGV[2]  fence of the lease
+-- ARGV[3]  lease, us, from now
+-- ARGV[4]  life of the record, ms
+--
+-- Replies  {1, now}  renewed
+--          {0, now}  not this owner's any more; nothing is changed
+
+local now, r = clock(), open()
+if not mine(r, ARGV[1], ARGV[2]) then return {0, now} end
+redis.call('SETRANGE', KEYS[1], 168, string.format('%016.0f%010.0f', now + ARGV[3], ARGV[3]))
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
+return {1, now}

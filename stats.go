@@ -1,0 +1,53 @@
+package cache
+
+import "sync/atomic"
+
+// Stats are counters since New. Each is exact; together they are no snapshot of one moment.
+type Stats struct {
+	LocalHits uint64 // calls answered from memory
+	RedisHits uint64 // answers found in Redis, each perhaps for many calls
+
+	Loads          uint64 // loaders called
+	LoadErrors     uint64 // ... that returned an error other than ErrNotFound, panics included
+	LoadPanics     uint64 // ... that panicked or called runtime.Goexit
+	LoadsAbandoned uint64 // ... that had not returned when their time was over
+	LateLoads      uint64 // ... that returned a value after that; it was dropped
+	LoadsUnleased  uint64 // ... without a lease, because Redis did not answer or the entry is another version's
+
+	LeasesWon       uint64 // to load
+	LeasesTakenOver uint64 // ... after waiting for another process
+	LeasesLost      uint64 // ... and not ours any more at a renewal
+	CommitsRejected uint64 // values not stored because the lease was not ours any more: deleted or taken over
+	ValuesUncached  uint64 // values not stored because they are too large, cannot be encoded, or Redis refused them
+
+	Waits        uint64 // flights that waited for another process
+	WaitTimeouts uint64 // ... and gave up
+	Wakes        uint64 // ... and were woken with the value
+	Polls        uint64 // ... and looked
+	Rounds       uint64 // calls that started over, because a value may have been older than a deletion
+
+	RedisErrors  uint64 // commands without a usable answer
+	Unreadable   uint64 // entries in Redis that were not ours or damaged
+	OtherEntries uint64 // entries of a newer version or another type, left alone
+}
+
+type stats struct {
+	localHits, redisHits                                      atomic.Uint64
+	loads, loadErrors, panics, abandoned, lateLoads, unleased atomic.Uint64
+	leases, takeovers, lost, rejected, uncached               atomic.Uint64
+	waits, waitTimeouts, wakes, polls, rounds                 atomic.Uint64
+	redisErrors, unreadable, others                           atomic.Uint64
+}
+
+func (s *stats) snapshot() Stats {
+	return Stats{
+		LocalHits: s.localHits.Load(), RedisHits: s.redisHits.Load(),
+		Loads: s.loads.Load(), LoadErrors: s.loadErrors.Load(), LoadPanics: s.panics.Load(),
+		LoadsAbandoned: s.abandoned.Load(), LateLoads: s.lateLoads.Load(), LoadsUnleased: s.unleased.Load(),
+		LeasesWon: s.leases.Load(), LeasesTakenOver: s.takeovers.Load(), LeasesLost: s.lost.Load(),
+		CommitsRejected: s.rejected.Load(), ValuesUncached: s.uncached.Load(),
+		Waits: s.waits.Load(), WaitTimeouts: s.waitTimeouts.Load(), Wakes: s.wakes.Load(), Polls: s.polls.Load(),
+		Rounds: s.rounds.Load(), RedisErrors: s.redisErrors.Load(), Unreadable: s.unreadable.Load(),
+		OtherEntries: s.others.Load(),
+	}
+}

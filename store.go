@@ -1,0 +1,286 @@
+package cache
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/bellwether-go/cache/internal/record"
+)
+
+//go:embed script/record.lua
+var recordLua string
+
+//go:embed script/acquire.lua
+var acquireLua string
+
+//go:embed script/commit.lua
+var commitLua string
+
+//go:embed script/abort.lua
+var abortLua string
+
+//go:embed script/renew.lua
+var renewLua string
+
+// scriptStore is the store in Redis, one script a verb. Where scripts are forbidden it passes verbs on to nativeStore.
+type scriptStore struct {
+	r                                 *Redis
+	native                            nativeStore
+	acquireL, commitL, abortL, renewL verb
+	inbox, everybody                  string       // channels
+	forbidden                         atomic.Int64 // until when scripts are taken to be forbidden, on r.clock.local
+}
+
+// verb is a script. The first call sends its text: on a server that does not know it yet, as after a restart, that saves
+// the round trip of an EVALSHA that fails.
+type verb struct {
+	script *redis.Script
+	sent   *atomic.Bool
+}
+
+// askAgain is how long scripts are not tried after the server forbade them.
+const askAgain = time.Minute
+
+func newScriptStore(r *Redis) *scriptStore {
+	load := func(lua string) verb { return verb{redis.NewScript(recordLua + lua), new(atomic.Bool)} }
+	return &scriptStore{
+		r: r, native: nativeStore{r},
+		acquireL: load(acquireLua), commitL: load(commitLua), abortL: load(abortLua), renewL: load(renewLua),
+		inbox: r.inboxChannel(""), everybody: r.everybodyChannel(),
+	}
+}
+
+// errForbidden means that scripts are not to be had here.
+var errForbidden = errors.New("cache: scripts forbidden")
+
+// run runs a script on the record under key.
+func (s *scriptStore) run(ctx context.Context, v verb, key string, args ...any) ([]any, error) {
+	if until := s.forbidden.Load(); until != 0 && int64(s.r.clock.local(time.Now())) < until {
+		return nil, errForbidden
+	}
+	return call(ctx, s.r, func(ctx context.Context) ([]any, error) {
+		var cmd *redis.Cmd
+		sent := time.Now()
+		if v.sent.Load() {
+			cmd = v.script.Run(ctx, s.r.client, []string{key}, args...)
+		} else {
+			cmd = v.script.Eval(ctx, s.r.client, []string{key}, args...)
+		}
+		reply, err := cmd.Result()
+		if err != nil {
+			if forbids(err) {
+				s.forbidden.Store(int64(s.r.clock.local(time.Now()) + askAgain))
+				return nil, errForbidden
+			}
+			return nil, err
+		}
+		v.sent.Store(true)
+		list, ok := reply.([]any)
+		if !ok {
+			list = []any{reply}
+		}
+		if len(list) > 1 {
+			if now, ok := list[1].(int64); ok {
+				s.r.clock.observe(sent, time.Now(), now)
+			}
+		}
+		return list, nil
+	})
+}
+
+// forbids reports whether the server refused to run scripts at all: by its ACL, or because the command is gone.
+func forbids(err error) bool {
+	var answer redis.Error
+	if !errors.As(err, &answer) {
+		return false
+	}
+	text := strings.ToLower(answer.Error())
+	return strings.Contains(text, "eval") &&
+		(strings.HasPrefix(text, "noperm") || strings.HasPrefix(text, "err unknown command"))
+}
+
+func (s *scriptStore) read(ctx context.Context, key string, limit int) ([]byte, error) {
+	return call(ctx, s.r, func(ctx context.Context) ([]byte, error) {
+		// One byte more than the longest record tells that it is longer.
+		b, err := s.r.client.GetRange(ctx, key, 0, int64(limit)).Bytes()
+		if wrongType(err) {
+			return []byte("?"), nil
+		}
+		return b, err
+	})
+}
+
+// wrongType reports whether somebody keeps another kind of value under the key.
+func wrongType(err error) bool {
+	var answer redis.Error
+	return errors.As(err, &answer) && strings.HasPrefix(answer.Error(), "WRONGTYPE")
+}
+
+func (s *scriptStore) acquire(ctx context.Context, a acquireArgs) (acquired, error) {
+	var seen, inbox, force string
+	if a.seen != (record.Owner{}) {
+		seen = string(a.seen[:])
+	}
+	if s.r.stream.wakes() {
+		inbox = s.r.process
+	}
+	if a.force {
+		force = "1"
+	}
+	reply, err := s.run(ctx, s.acquireL, a.key, string(a.owner[:]), a.lease.Microseconds(), a.life.Milliseconds(), seen,
+		a.coder.stub(a.key), inbox, a.coder.maxRecord(), force)
+	if err != nil {
+		if errors.Is(err, errForbidden) {
+			return s.native.acquire(ctx, a)
+		}
+		return acquired{}, err
+	}
+	got, err := parseAcquired(reply)
+	got.wakes = inbox != ""
+	return got, err
+}
+
+// parseAcquired reads ACQUIRE's reply. A reply of another shape, as a client that mixes up replies would give, is an
+// error like any other of Redis.
+func parseAcquired(reply []any) (got acquired, err error) {
+	field := func(i int) (n int64, text string) {
+		if i >= len(reply) {
+			err = errReply
+			return 0, ""
+		}
+		switch v := reply[i].(type) {
+		case int64:
+			return v, ""
+		case string:
+			return 0, v
+		}
+		err = errReply
+		return 0, ""
+	}
+	_, word := field(0)
+	got.now, _ = field(1)
+	got.received = time.Now()
+	switch word {
+	case "HIT":
+		var text string
+		_, text = field(2)
+		got.outcome, got.record = hit, []byte(text)
+	case "WON":
+		got.outcome = won
+		got.fence, _ = field(2)
+	case "BUSY":
+		got.outcome = busy
+		var text string
+		_, text = field(2)
+		if copy(got.holder[:], text) != len(got.holder) {
+			err = errReply
+		}
+		left, _ := field(3)
+		got.left = time.Duration(left) * time.Microsecond
+	case "OTHER":
+		got.outcome = other
+	default:
+		err = errReply
+	}
+	return got, err
+}
+
+var errReply = errors.New("cache: unexpected reply from Redis")
+
+func (s *scriptStore) commit(ctx context.Context, c commitArgs) (committed, error) {
+	reply, err := s.run(ctx, s.commitL, c.key, string(c.owner[:]), strconv.FormatInt(c.fence, 10), c.record,
+		c.life.Milliseconds(), s.inbox, s.everybody, wakeBytes)
+	if err != nil {
+		if errors.Is(err, errForbidden) {
+			return s.native.commit(ctx, c)
+		}
+		return 0, err
+	}
+	word, _ := reply[0].(string)
+	switch word {
+	case "STORED", "ALREADY":
+		return stored, nil
+	case "TAKEN":
+		return taken, nil
+	case "MISSING":
+		return missing, nil
+	case "EXPIRED", "FAILED":
+		return refused, nil
+	}
+	return 0, errReply
+}
+
+func (s *scriptStore) abort(ctx context.Context, key string, owner record.Owner, fence int64) (bool, error) {
+	var tenure string
+	if fence != 0 {
+		tenure = strconv.FormatInt(fence, 10)
+	}
+	reply, err := s.run(ctx, s.abortL, key, string(owner[:]), tenure, s.inbox, s.everybody)
+	if errors.Is(err, errForbidden) {
+		return s.native.abort(ctx, key, owner, fence)
+	}
+	return err == nil && reply[0] == int64(1), err
+}
+
+func (s *scriptStore) renew(
+	ctx context.Context, key string, owner record.Owner, fence int64, lease, life time.Duration,
+) (bool, error) {
+	reply, err := s.run(ctx, s.renewL, key, string(owner[:]), strconv.FormatInt(fence, 10), lease.Microseconds(),
+		life.Milliseconds())
+	if errors.Is(err, errForbidden) {
+		return s.native.renew(ctx, key, owner, fence, lease, life)
+	}
+	return err == nil && reply[0] == int64(1), err
+}
+
+func (s *scriptStore) delete(ctx context.Context, keys []string) error {
+	unlink := func(p redis.Pipeliner) {
+		for _, k := range keys {
+			p.Unlink(ctx, k) // one by one: keys of a cluster lie in different slots
+		}
+	}
+	_, err := insist(ctx, s.r, patient*s.r.timeout, func(ctx context.Context) (struct{}, error) {
+		if s.r.oneServer {
+			_, err := s.r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+				unlink(p)
+				p.Publish(ctx, s.everybody, s.r.deletion(keys))
+				return nil
+			})
+			return struct{}{}, withoutChannels(err)
+		}
+		if _, err := s.r.client.Pipelined(ctx, func(p redis.Pipeliner) error { unlink(p); return nil }); err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, withoutChannels(s.r.client.Publish(ctx, s.everybody, s.r.deletion(keys)).Err())
+	})
+	if err != nil {
+		return fmt.Errorf("cache: redis: %w", err)
+	}
+	return nil
+}
+
+// announce tells the other processes that a key was set.
+func (s *scriptStore) announce(ctx context.Context, key string) error {
+	_, err := insist(ctx, s.r, patient*s.r.timeout, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, withoutChannels(s.r.client.Publish(ctx, s.everybody, s.r.deletion([]string{key})).Err())
+	})
+	return err
+}
+
+// withoutChannels forgives a PUBLISH that is forbidden: where it is, nobody listens, and LocalTTL is the bound.
+func withoutChannels(err error) error {
+	var answer redis.Error
+	if errors.As(err, &answer) && strings.HasPrefix(answer.Error(), "NOPERM") &&
+		strings.Contains(answer.Error(), "channel") || err != nil && strings.Contains(err.Error(), "'publish'") {
+		return nil
+	}
+	return err
+}
