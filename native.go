@@ -29,7 +29,7 @@ type decision struct {
 
 // change reads at most limit bytes of the record under key and does what decide says, if nobody changes it meanwhile.
 func (s nativeStore) change(ctx context.Context, key string, limit int, decide func(raw []byte) decision) error {
-	_, err := call(ctx, s.r, func(ctx context.Context) (struct{}, error) {
+	_, err := call(ctx, s.r, s.r.timeout, func(ctx context.Context) (struct{}, error) {
 		var err error
 		for range txTries {
 			err = s.r.client.Watch(ctx, func(tx *redis.Tx) error {
@@ -76,7 +76,7 @@ func (s nativeStore) acquire(ctx context.Context, a acquireArgs) (acquired, erro
 	got := acquired{now: now, received: time.Now()}
 	stub := a.coder.lease(a.key, record.Lease{Owner: a.owner, Duration: a.lease})
 	if !a.force {
-		set, err := call(ctx, s.r, func(ctx context.Context) (string, error) {
+		set, err := call(ctx, s.r, s.r.timeout, func(ctx context.Context) (string, error) {
 			return s.r.client.SetArgs(ctx, a.key, stub, redis.SetArgs{Mode: "NX", TTL: a.lease}).Result()
 		})
 		if err == nil && set == "OK" {

@@ -52,6 +52,7 @@ type Redis struct {
 	waiters   waiters
 	stream    *stream
 	store     store
+	pipeline  pipeline
 	oneServer bool // one server gets all commands, in the order of a pipeline
 	asking    atomic.Bool
 
@@ -117,6 +118,7 @@ func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 		Timeout:     tripped,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= trips },
 	})
+	r.pipeline.r = r
 	r.store = newScriptStore(r)
 	r.stream = newStream(r, wakes)
 	return r, nil
@@ -212,21 +214,21 @@ func (r *Redis) begin() bool {
 	return !r.closed
 }
 
-// call runs one command within r's budget, unless the breaker is open. A command runs in a goroutine of its own, because go-redis does not
+// call runs one command within a budget of time, unless the breaker is open. A command runs in a goroutine of its own, because go-redis does not
 // return when its context ends: with a frozen server it was seen to return after 5.0 s whatever the context. The
 // context given to fn has the values of ctx, not its cancellation.
-func call[T any](ctx context.Context, r *Redis, fn func(context.Context) (T, error)) (T, error) {
+func call[T any](ctx context.Context, r *Redis, budget time.Duration, fn func(context.Context) (T, error)) (T, error) {
 	report, err := r.breaker.Allow()
 	if err != nil {
 		var zero T
 		return zero, errCutOff
 	}
-	v, err := insist(ctx, r, r.timeout, fn)
+	v, err := insist(ctx, r, budget, fn)
 	report(silence(err))
 	return v, err
 }
 
-// insist is call without the breaker and with a budget of its own.
+// insist is call without the breaker.
 func insist[T any](
 	ctx context.Context, r *Redis, budget time.Duration, fn func(context.Context) (T, error),
 ) (T, error) {
@@ -290,7 +292,7 @@ func (r *Redis) askTime(ctx context.Context) {
 }
 
 func (r *Redis) learnTime(ctx context.Context) error {
-	_, err := call(ctx, r, func(ctx context.Context) (struct{}, error) {
+	_, err := call(ctx, r, r.timeout, func(ctx context.Context) (struct{}, error) {
 		sent := time.Now()
 		now, err := r.client.Time(ctx).Result()
 		if err == nil {

@@ -39,8 +39,8 @@ type scriptStore struct {
 	forbidden                         atomic.Int64 // until when scripts are taken to be forbidden, on r.clock.local
 }
 
-// verb is a script. The first call sends its text: on a server that does not know it yet, as after a restart, that saves
-// the round trip of an EVALSHA that fails.
+// verb is a script. The first call sends its text, which saves the round trip of an EVALSHA that fails on a server that
+// does not know it yet; the others send its hash, and the text again where a server has lost it.
 type verb struct {
 	script *redis.Script
 	sent   *atomic.Bool
@@ -66,23 +66,31 @@ func (s *scriptStore) run(ctx context.Context, v verb, key string, args ...any) 
 	if until := s.forbidden.Load(); until != 0 && int64(s.r.clock.local(time.Now())) < until {
 		return nil, errForbidden
 	}
-	return call(ctx, s.r, func(ctx context.Context) ([]any, error) {
-		var cmd *redis.Cmd
-		sent := time.Now()
-		if v.sent.Load() {
-			cmd = v.script.Run(ctx, s.r.client, []string{key}, args...)
-		} else {
-			cmd = v.script.Eval(ctx, s.r.client, []string{key}, args...)
-		}
-		reply, err := cmd.Result()
-		if err != nil {
-			if forbids(err) {
-				s.forbidden.Store(int64(s.r.clock.local(time.Now()) + askAgain))
-				return nil, errForbidden
+	var sent time.Time
+	full := v.sent.CompareAndSwap(false, true)
+	for {
+		cmd, err := s.r.pipeline.do(ctx, func(ctx context.Context, c commands) redis.Cmder {
+			sent = time.Now()
+			if full {
+				return v.script.Eval(ctx, c, []string{key}, args...)
 			}
+			return v.script.EvalSha(ctx, c, []string{key}, args...)
+		})
+		if err != nil {
 			return nil, err
 		}
-		v.sent.Store(true)
+		reply, err := cmd.(*redis.Cmd).Result()
+		switch {
+		case err == nil:
+		case forbids(err):
+			s.forbidden.Store(int64(s.r.clock.local(time.Now()) + askAgain))
+			return nil, errForbidden
+		case redis.HasErrorPrefix(err, "NOSCRIPT") && !full:
+			full = true
+			continue
+		default:
+			return nil, err
+		}
 		list, ok := reply.([]any)
 		if !ok {
 			list = []any{reply}
@@ -93,7 +101,7 @@ func (s *scriptStore) run(ctx context.Context, v verb, key string, args ...any) 
 			}
 		}
 		return list, nil
-	})
+	}
 }
 
 // forbids reports whether the server refused to run scripts at all: by its ACL, or because the command is gone.
@@ -108,14 +116,18 @@ func forbids(err error) bool {
 }
 
 func (s *scriptStore) read(ctx context.Context, key string, limit int) ([]byte, error) {
-	return call(ctx, s.r, func(ctx context.Context) ([]byte, error) {
-		// One byte more than the longest record tells that it is longer.
-		b, err := s.r.client.GetRange(ctx, key, 0, int64(limit)).Bytes()
-		if wrongType(err) {
-			return []byte("?"), nil
-		}
-		return b, err
+	// One byte more than the longest record tells that it is longer.
+	cmd, err := s.r.pipeline.do(ctx, func(ctx context.Context, c commands) redis.Cmder {
+		return c.GetRange(ctx, key, 0, int64(limit))
 	})
+	if err != nil {
+		return nil, err
+	}
+	b, err := cmd.(*redis.StringCmd).Bytes()
+	if wrongType(err) {
+		return []byte("?"), nil
+	}
+	return b, err
 }
 
 // wrongType reports whether somebody keeps another kind of value under the key.

@@ -18,7 +18,7 @@ if r.stub or life <= 0 then
   redis.call('DEL', KEYS[1])
 else
   redis.call('SETRANGE', KEYS[1], 136, tenure(NONE, 0, 0, 0, false))
-  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', life))
+  redis.call('PEXPIRE', KEYS[1], string.format('%d', life))
 end
 wake('A', r, list, ARGV[3], ARGV[4], '')
 return 1

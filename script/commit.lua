@@ -28,7 +28,7 @@ local list = waiting(r)
 local life = math.min(tonumber(ARGV[4]), math.ceil((tonumber(string.sub(record, 95, 110)) - now) / 1000))
 local reply, news = {'STORED', now}, ''
 if life > 0 then
-  local ok = redis.pcall('SET', KEYS[1], record, 'PX', string.format('%.0f', life))
+  local ok = redis.pcall('SET', KEYS[1], record, 'PX', string.format('%d', life))
   if type(ok) == 'table' and ok.err then reply = {'FAILED', now, ok.err} end
 else
   reply = {'EXPIRED', now}

@@ -13,7 +13,7 @@
 --    95   stale until, us, 16 digits
 --
 -- Numbers are doubles: microseconds fit exactly until the year 2255.
--- '%.0f' writes them, for tostring would lose digits.
+-- '%d' writes them: tostring would lose digits, and '%.0f' takes twice as long.
 
 local SIZE, NONE, MOST = 196, string.rep('\0', 16), 32
 
@@ -65,7 +65,7 @@ end
 
 -- tenure writes the lease part of a record.
 local function tenure(owner, fence, till, lease, all)
-  return owner .. string.format('%016.0f%016.0f%010.0f', fence, till, lease) .. (all and '1' or '0') .. '\n'
+  return owner .. string.format('%016d%016d%010d', fence, till, lease) .. (all and '1' or '0') .. '\n'
 end
 
 -- waiting returns the inboxes noted on the stub r.
@@ -77,7 +77,7 @@ end
 -- wake tells those who wait for r's holder: kind 'C' committed (with the record, if it is small) or 'A' aborted.
 -- Without permission for channels nobody is told; they poll.
 local function wake(kind, r, list, inbox, everybody, record)
-  local message = kind .. r.owner .. string.format('%08.0f', #KEYS[1]) .. KEYS[1] .. record
+  local message = kind .. r.owner .. string.format('%08d', #KEYS[1]) .. KEYS[1] .. record
   if r.all then
     redis.pcall('PUBLISH', everybody, message)
     return

@@ -1,0 +1,108 @@
+// Command stampede shows what a cold key costs a fleet. It starts real processes, releases all of their callers at once
+// at a slow origin behind Redis, and shows side by side: no protection, singleflight in each process, and this package.
+//
+//	go run ./cmd/stampede
+//
+// It needs nothing but Go: without -redis it brings a Redis of its own (miniredis, on loopback).
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// config is what the flags say.
+type config struct {
+	Redis     string
+	Processes int
+	Callers   int
+	Keys      int
+	Load      time.Duration
+	Kill      bool
+	JSON      bool
+}
+
+func main() {
+	if spec, ok := os.LookupEnv(workerVariable); ok {
+		if err := work(spec); err != nil {
+			fmt.Fprintln(os.Stderr, "stampede worker:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	cfg, err := parse(os.Args[1:], os.Stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "stampede:", err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	rep, err := run(ctx, cfg, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "stampede:", err)
+		if ctx.Err() != nil {
+			os.Exit(130)
+		}
+		os.Exit(1)
+	}
+	if cfg.JSON {
+		err = json.NewEncoder(os.Stdout).Encode(rep)
+	} else {
+		err = rep.table(os.Stdout, cfg)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "stampede:", err)
+		os.Exit(1)
+	}
+}
+
+func parse(args []string, usage io.Writer) (config, error) {
+	var c config
+	fs := flag.NewFlagSet("stampede", flag.ContinueOnError)
+	fs.SetOutput(io.Discard) // main prints the error, once
+	fs.StringVar(&c.Redis, "redis", "", "`address` of a Redis to use, host:port (default: an embedded one)")
+	fs.IntVar(&c.Processes, "processes", 8, "number of processes, 1 to 64")
+	fs.IntVar(&c.Callers, "callers", 200, "callers in each process, 1 to 10000")
+	fs.IntVar(&c.Keys, "keys", 1, "cold keys, 1 to 10000; caller i asks for key i modulo keys")
+	fs.DurationVar(&c.Load, "load", 300*time.Millisecond, "what a load takes at the origin, 1ms to 20s")
+	fs.BoolVar(&c.Kill, "kill", false, "kill the process that holds the lease in mid-load, and show the recovery")
+	fs.BoolVar(&c.JSON, "json", false, "print one JSON object instead of the table")
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(usage, "usage: stampede [flags]")
+			fs.SetOutput(usage)
+			fs.PrintDefaults()
+		}
+		return c, err
+	}
+	var errs []error
+	if fs.NArg() > 0 {
+		errs = append(errs, fmt.Errorf("unexpected argument %q", fs.Arg(0)))
+	}
+	between := func(name string, n, least, most int) {
+		if n < least || n > most {
+			errs = append(errs, fmt.Errorf("-%s is %d: want %d to %d", name, n, least, most))
+		}
+	}
+	between("processes", c.Processes, 1, 64)
+	between("callers", c.Callers, 1, 10000)
+	between("keys", c.Keys, 1, 10000)
+	if c.Load < time.Millisecond || c.Load > 20*time.Second {
+		errs = append(errs, fmt.Errorf("-load is %v: want 1ms to 20s", c.Load))
+	}
+	if c.Kill && c.Processes < 2 {
+		errs = append(errs, errors.New("-kill needs at least 2 processes"))
+	}
+	return c, errors.Join(errs...)
+}

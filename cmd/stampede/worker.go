@@ -1,0 +1,206 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/vmihailenco/msgpack/v5"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/bellwether-go/cache"
+	"github.com/bellwether-go/cache/internal/resp"
+)
+
+// workerVariable makes a process a worker: it holds a job.
+const workerVariable = "STAMPEDE_WORKER"
+
+// job is what one process of the fleet does in one mode.
+type job struct {
+	Mode    string
+	Redis   string
+	Prefix  string
+	Origin  string
+	Callers int
+	Keys    int
+}
+
+// outcome is what it found.
+type outcome struct {
+	Micros   []int64 // latency of each call
+	Commands int64   // sent to Redis, without the handshake of a connection
+	Errors   int
+	First    string // one of the errors
+}
+
+const (
+	wordReady = "ready"
+	wordGo    = "go"
+	ttl       = time.Minute
+)
+
+// work is the main function of a worker: it says that it is ready, waits for the start, and reports. It ends when the
+// parent does, for its standard input ends then.
+func work(spec string) error {
+	signal.Ignore(os.Interrupt) // the parent ends the fleet
+	var j job
+	if err := json.Unmarshal([]byte(spec), &j); err != nil {
+		return err
+	}
+	in := bufio.NewReader(os.Stdin)
+	get, commands, closeAll, err := j.connect()
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+
+	start := make(chan struct{})
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var out outcome
+	callers := max(j.Callers, j.Keys)
+	out.Micros = make([]int64, callers)
+	for i := range callers {
+		wg.Go(func() {
+			key := strconv.Itoa(i % j.Keys)
+			<-start
+			began := time.Now()
+			v, err := get(context.Background(), key)
+			out.Micros[i] = time.Since(began).Microseconds()
+			if err == nil && v != "value of "+key {
+				err = fmt.Errorf("wrong value %q for key %q", v, key)
+			}
+			if err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				out.Errors++
+				out.First = err.Error()
+			}
+		})
+	}
+	fmt.Println(wordReady)
+	if line, err := in.ReadString('\n'); err != nil || line != wordGo+"\n" {
+		return errors.New("no start")
+	}
+	go func() {
+		_, _ = io.Copy(io.Discard, in)
+		os.Exit(1)
+	}()
+	commands.Store(0)
+	close(start)
+	wg.Wait()
+	out.Commands = commands.Load()
+	return json.NewEncoder(os.Stdout).Encode(out)
+}
+
+// getter is a cache in front of the origin, for one mode.
+type getter func(ctx context.Context, key string) (string, error)
+
+// connect builds the mode. The modes share the client, the format, the TTL and the origin; they differ in protection.
+func (j *job) connect() (get getter, commands *atomic.Int64, closeAll func(), err error) {
+	commands = new(atomic.Int64)
+	var dialer net.Dialer
+	client := redis.NewClient(&redis.Options{
+		Addr: j.Redis,
+		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &countingConn{Conn: conn, commands: commands}, nil
+		},
+	})
+	if err := client.Ping(context.Background()).Err(); err != nil {
+		return nil, nil, nil, err
+	}
+	from, err := dialOrigin(j.Origin, strconv.Itoa(os.Getpid()))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	load := from.load
+	aside := func(ctx context.Context, key string) (string, error) {
+		full := j.Prefix + ":" + key
+		var v string
+		b, err := client.Get(ctx, full).Bytes()
+		if err == nil {
+			return v, msgpack.Unmarshal(b, &v)
+		}
+		if !errors.Is(err, redis.Nil) {
+			return "", err
+		}
+		if v, err = load(ctx, key); err != nil {
+			return "", err
+		}
+		if b, err = msgpack.Marshal(v); err != nil {
+			return "", err
+		}
+		return v, client.Set(ctx, full, b, ttl).Err()
+	}
+	closeAll = func() { _ = client.Close() }
+	switch j.Mode {
+	case "none":
+		return aside, commands, closeAll, nil
+	case "singleflight":
+		var group singleflight.Group
+		return func(ctx context.Context, key string) (string, error) {
+			v, err, _ := group.Do(key, func() (any, error) { return aside(ctx, key) })
+			s, _ := v.(string)
+			return s, err
+		}, commands, closeAll, nil
+	}
+	rds, err := cache.NewRedis(client, cache.RedisOptions{Prefix: j.Prefix})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	c, err := cache.New[string]("demo", cache.Options{Redis: rds, TTL: ttl})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return func(ctx context.Context, key string) (string, error) { return c.GetOrLoad(ctx, key, load) },
+		commands,
+		func() {
+			_ = c.Close()
+			_ = rds.Close()
+			_ = client.Close()
+		}, nil
+}
+
+// countingConn counts the commands that a client sends.
+type countingConn struct {
+	net.Conn
+	commands *atomic.Int64
+	mu       sync.Mutex
+	rest     []byte // of a command that is not complete; guarded by mu
+}
+
+// handshake are the commands with which go-redis begins a connection.
+var handshake = map[string]bool{"hello": true, "client": true, "auth": true, "select": true}
+
+func (c *countingConn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	c.rest = append(c.rest, p...)
+	for {
+		n, err := resp.Next(c.rest)
+		if n == 0 || err != nil {
+			break
+		}
+		if args, err := resp.Args(c.rest[:n]); err == nil && !handshake[string(bytes.ToLower([]byte(args[0])))] {
+			c.commands.Add(1)
+		}
+		c.rest = c.rest[n:]
+	}
+	c.mu.Unlock()
+	return c.Conn.Write(p)
+}

@@ -1,0 +1,122 @@
+package cache
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// pipeline sends commands one by one while few are under way, and gathers the others for the next round trip. It adds
+// no latency when idle. Under a burst it saves most of the system calls: 8 processes on 2 cores that asked for 200 cold
+// keys each could not get an answer within the budget of a command without it. A pipeline is for one server: in a
+// cluster a slow node would hold up the answers of the others.
+type pipeline struct {
+	r *Redis
+
+	mu       sync.Mutex
+	running  int        // round trips under way; guarded by mu
+	gathered int        // of those, that carry more than one command; guarded by mu
+	queue    []*request // guarded by mu
+}
+
+const (
+	pipelineWidth    = 4  // round trips at a time
+	pipelineGathered = 1  // of those, that carry more than one command: with more, bursts queue up at the server
+	pipelineLength   = 32 // commands in one
+	pipelineShare    = 32 // a command in a round trip adds this part of the budget of one
+)
+
+// commands is what a request may use: a client, or a pipeline that it fills.
+type commands interface {
+	redis.Scripter
+	GetRange(ctx context.Context, key string, start, end int64) *redis.StringCmd
+}
+
+// request is a command on its way.
+type request struct {
+	ctx  context.Context // for its values
+	send func(context.Context, commands) redis.Cmder
+	cmd  redis.Cmder
+	err  error // no answer
+	done chan struct{}
+}
+
+// do sends a command and returns it with its answer, or an error if there was none within the budget, which begins
+// when the command is sent and is larger in company. It blocks for the round trip under way and its own.
+func (p *pipeline) do(ctx context.Context, send func(context.Context, commands) redis.Cmder) (redis.Cmder, error) {
+	req := &request{ctx: ctx, send: send}
+	p.mu.Lock()
+	if p.r.oneServer && p.running >= pipelineWidth {
+		req.done = make(chan struct{})
+		p.queue = append(p.queue, req)
+		p.mu.Unlock()
+		<-req.done
+		return req.cmd, req.err
+	}
+	p.running++
+	p.mu.Unlock()
+	p.trip(req)
+	if next := p.next(false); next != nil {
+		go func() {
+			for ; next != nil; next = p.next(true) {
+				p.trip(next...)
+			}
+		}()
+	}
+	return req.cmd, req.err
+}
+
+// next takes what has gathered, after a round trip that may have been one of several commands; without anything to take
+// it ends there.
+func (p *pipeline) next(several bool) []*request {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if several {
+		p.gathered--
+	}
+	n := min(len(p.queue), pipelineLength)
+	if n == 0 || p.gathered >= pipelineGathered {
+		p.running--
+		return nil
+	}
+	p.gathered++
+	batch := p.queue[:n:n]
+	if p.queue = p.queue[n:]; len(p.queue) == 0 {
+		p.queue = nil
+	}
+	return batch
+}
+
+// trip sends requests together and tells those who wait for them.
+func (p *pipeline) trip(batch ...*request) {
+	budget := p.r.timeout + time.Duration(len(batch)-1)*p.r.timeout/pipelineShare
+	cmds, err := call(batch[0].ctx, p.r, budget, func(ctx context.Context) ([]redis.Cmder, error) {
+		if len(batch) == 1 {
+			cmd := batch[0].send(ctx, p.r.client)
+			return []redis.Cmder{cmd}, silence(cmd.Err())
+		}
+		cmds, err := p.r.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+			for _, req := range batch {
+				req.send(ctx, pipe)
+			}
+			return nil
+		})
+		return cmds, silence(err)
+	})
+	for i, req := range batch {
+		switch {
+		case i < len(cmds):
+			req.cmd = cmds[i]
+			req.err = silence(req.cmd.Err())
+		case err != nil:
+			req.err = err
+		default:
+			req.err = errReply
+		}
+		if req.done != nil {
+			close(req.done)
+		}
+	}
+}
