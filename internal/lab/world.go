@@ -1,0 +1,236 @@
+// Package lab is a network between go-redis clients and a miniredis inside a testing/synctest bubble. Every request,
+// reply and push message on it can be held, delivered late, or lost with its connection; the clock is the bubble's.
+package lab
+
+import (
+	"context"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// World is a server, a network, and the processes whose clients use it. All of it must be made and closed in one
+// bubble.
+type World struct {
+	Redis *miniredis.Miniredis
+
+	mu     sync.Mutex
+	hold   func(*Message) bool // guarded by mu
+	parked []*Message          // guarded by mu
+	links  map[*link]struct{}  // guarded by mu
+	gone   map[string]bool     // processes that are cut off; guarded by mu
+	frozen bool                // guarded by mu
+	sent   map[string]int      // requests delivered, by process; guarded by mu
+}
+
+// Kind tells what a message is.
+type Kind int
+
+// The kinds.
+const (
+	Request Kind = iota
+	Reply
+	Push // a published message
+)
+
+// Message is something on its way.
+type Message struct {
+	Process string
+	Kind    Kind
+	Args    []string // of the request, also on its reply; nil on a push
+	Raw     []byte
+
+	w    *World
+	link *link
+	to   *half
+}
+
+// New starts a server. The bubble must end with Close.
+func New(t testing.TB) *World {
+	t.Helper()
+	w := &World{
+		Redis: miniredis.NewMiniRedis(),
+		links: make(map[*link]struct{}), gone: make(map[string]bool), sent: make(map[string]int),
+	}
+	w.Redis.ClockTTL(true)
+	c, err := w.Redis.Dial() // starts the server without a listener
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	return w
+}
+
+// Close ends the server and all connections. Clients must have been closed.
+func (w *World) Close() {
+	w.Hold(nil)
+	w.mu.Lock()
+	links := w.links
+	w.links = make(map[*link]struct{})
+	w.mu.Unlock()
+	for l := range links {
+		l.cut()
+	}
+	w.Redis.Close()
+	time.Sleep(time.Minute) // of the bubble: dials that go-redis repeats in the background outlive its Close
+}
+
+// Client returns a client of a process, with go-redis's defaults but for what cannot work in a bubble. set may be nil.
+func (w *World) Client(process string, set func(*redis.Options)) *redis.Client {
+	o := &redis.Options{
+		Addr: "127.0.0.1:1", // not a name: go-redis would resolve it outside the bubble
+		Dialer: func(context.Context, string, string) (net.Conn, error) {
+			return w.dial(process)
+		},
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		PoolSize:                 1000, // an exhausted pool uses timers shared with other bubbles
+		MinRetryBackoff:          -1,   // random
+		MaxRetryBackoff:          -1,
+	}
+	if set != nil {
+		set(o)
+	}
+	return redis.NewClient(o)
+}
+
+// Hold sets which messages are held back. Handshakes never are. What was held and no longer is, is delivered.
+func (w *World) Hold(f func(*Message) bool) {
+	w.mu.Lock()
+	w.hold = f
+	var free []*Message
+	w.parked = slices.DeleteFunc(w.parked, func(m *Message) bool {
+		if f == nil || !f(m) {
+			free = append(free, m)
+			return true
+		}
+		return false
+	})
+	w.mu.Unlock()
+	for _, m := range free {
+		m.pass()
+	}
+}
+
+// Held waits until nothing moves any more without a tick of the clock, and returns what is held, in order of arrival.
+func (w *World) Held() []*Message {
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.parked)
+}
+
+// Deliver lets a held message go on its way.
+func (m *Message) Deliver() {
+	m.take()
+	m.pass()
+	synctest.Wait()
+}
+
+// Lose cuts the connection of a held message, which never arrives.
+func (m *Message) Lose() {
+	m.take()
+	m.link.cut()
+	synctest.Wait()
+}
+
+// Copy executes a held request without its client: as if it had been sent before, and been late.
+func (m *Message) Copy() {
+	c := m.w.Client("ghost of "+m.Process, nil)
+	args := make([]any, len(m.Args))
+	for i, a := range m.Args {
+		args[i] = a
+	}
+	_ = c.Do(context.Background(), args...).Err()
+	_ = c.Close()
+}
+
+// Command is the name of the request, in upper case.
+func (m *Message) Command() string {
+	if len(m.Args) == 0 {
+		return ""
+	}
+	return strings.ToUpper(m.Args[0])
+}
+
+func (m *Message) take() {
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	i := slices.Index(m.w.parked, m)
+	if i < 0 {
+		panic("lab: this message is not held")
+	}
+	m.w.parked = slices.Delete(m.w.parked, i, i+1)
+}
+
+func (m *Message) pass() {
+	if m.Kind == Request && !handshake[m.Command()] {
+		m.w.mu.Lock()
+		m.w.sent[m.Process]++
+		m.w.mu.Unlock()
+	}
+	m.to.push(m.Raw)
+}
+
+// Sent returns how many commands of a process have reached the server.
+func (w *World) Sent(process string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sent[process]
+}
+
+// CutOff makes the server unreachable for a process, and cuts its connections: as it is after a crash of the process,
+// or of the server. With back, it is reachable again.
+func (w *World) CutOff(process string, back bool) {
+	w.mu.Lock()
+	w.gone[process] = !back
+	var links []*link
+	for l := range w.links {
+		if l.process == process && !back {
+			links = append(links, l)
+		}
+	}
+	w.mu.Unlock()
+	for _, l := range links {
+		l.cut()
+	}
+}
+
+// Freeze makes the server silent, as a stopped process is: connections stand, nothing is answered. Thawing delivers what
+// has come meanwhile.
+func (w *World) Freeze(on bool) {
+	w.mu.Lock()
+	w.frozen = on
+	var free []*Message
+	if !on {
+		free, w.parked = w.parked, nil
+	}
+	w.mu.Unlock()
+	for _, m := range free {
+		m.pass()
+	}
+}
+
+// handshake are the commands that begin a connection or keep it.
+var handshake = map[string]bool{
+	"HELLO": true, "CLIENT": true, "AUTH": true, "SELECT": true, "PING": true, "SUBSCRIBE": true, "UNSUBSCRIBE": true,
+}
+
+// emit passes a message on or parks it.
+func (w *World) emit(m *Message) {
+	w.mu.Lock()
+	if w.frozen || w.hold != nil && !(m.Kind != Push && handshake[m.Command()]) && w.hold(m) {
+		w.parked = append(w.parked, m)
+		w.mu.Unlock()
+		return
+	}
+	w.mu.Unlock()
+	m.pass()
+}
