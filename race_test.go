@@ -7,102 +7,14 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/bellwether-go/cache/internal/lab"
 	"github.com/bellwether-go/cache/internal/record"
 )
-
-// proc is a process in a bubble: a client, a Redis and a Cache of its own.
-type proc struct {
-	t      *testing.T
-	w      *lab.World
-	name   string
-	client *redis.Client
-	rds    *Redis
-	cache  *Cache[string]
-	calls  sync.WaitGroup
-}
-
-// start makes a process whose subscription stands.
-func start(t *testing.T, w *lab.World, name string, o Options, set func(*redis.Options)) *proc {
-	t.Helper()
-	p := &proc{t: t, w: w, name: name, client: w.Client(name, set)}
-	var err error
-	if p.rds, err = NewRedis(p.client, RedisOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	o.Redis = p.rds
-	if p.cache, err = New[string]("user", o); err != nil {
-		t.Fatal(err)
-	}
-	synctest.Wait()
-	if !p.rds.stream.wakes() {
-		t.Fatalf("%s: no subscription", name)
-	}
-	return p
-}
-
-func (p *proc) stop() {
-	p.calls.Wait()
-	_ = p.cache.Close()
-	_ = p.rds.Close()
-	_ = p.client.Close()
-}
-
-// answer is what a call returned.
-type answer struct {
-	value string
-	err   error
-	took  time.Duration
-	done  bool
-}
-
-// get calls GetOrLoad in the background.
-func (p *proc) get(ctx context.Context, key string, loader Loader[string], opts ...CallOption) *answer {
-	a := new(answer)
-	began := time.Now()
-	p.calls.Go(func() {
-		v, err := p.cache.GetOrLoad(ctx, key, loader, opts...)
-		*a = answer{v, err, time.Since(began), true}
-	})
-	return a
-}
-
-// verbOf names the script of a request.
-func verbOf(m *lab.Message) string {
-	switch m.Command() {
-	case "EVALSHA", "EVAL":
-		for _, v := range []struct{ name, lua string }{
-			{"ACQUIRE", acquireLua}, {"COMMIT", commitLua}, {"ABORT", abortLua}, {"RENEW", renewLua},
-		} {
-			s := redis.NewScript(recordLua + v.lua)
-			if m.Args[1] == s.Hash() || strings.HasSuffix(m.Args[1], v.lua) {
-				return v.name
-			}
-		}
-		return "SCRIPT"
-	}
-	return m.Command()
-}
-
-// holder returns the owner of the lease under a key.
-func holder(w *lab.World, full string) (o record.Owner) {
-	raw, err := w.Redis.Get(full)
-	if err != nil {
-		return o
-	}
-	h, _, err := record.Open([]byte(raw))
-	if err != nil {
-		return o
-	}
-	return h.Lease.Owner
-}
 
 // orders are the orders of aiocache #979 (https://github.com/aio-libs/aiocache/issues/979), in which two or three actors
 // take a lock one after the other: +L the server executes the acquisition, +E its reply is handled, -L the server
