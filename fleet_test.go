@@ -100,7 +100,6 @@ func holder(w *lab.World, full string) (o record.Owner) {
 	return h.Lease.Owner
 }
 
-
 // bubble runs f in a bubble with a World.
 func bubble(t *testing.T, f func(t *testing.T, w *lab.World)) {
 	synctest.Test(t, func(t *testing.T) {

@@ -1,0 +1,173 @@
+package cache
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/s2"
+
+	"github.com/bellwether-go/cache/internal/record"
+)
+
+func coderFor[V any](t *testing.T, o Options) *coder {
+	t.Helper()
+	full, err := o.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newCoder[V](&full)
+}
+
+// open is the way of a record from Redis.
+func open(c *coder, key string, raw []byte) (any, error) {
+	h, payload, err := c.header(key, raw)
+	if err != nil {
+		return nil, err
+	}
+	return c.value(&h, payload)
+}
+
+type user struct {
+	Name  string
+	Tags  []string
+	Since time.Time
+	Extra map[string]any
+}
+
+func TestCodecs(t *testing.T) {
+	want := user{
+		"Ann", []string{"a", "b"}, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), map[string]any{"k": "v"},
+	}
+	for _, codec := range []Codec{Msgpack{}, JSON{}} {
+		for _, above := range []int{-1, 1} {
+			c := coderFor[user](t, Options{Codec: codec, CompressAbove: above})
+			payload, err := c.marshal(want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := open(c, "k", c.seal("k", life{}, payload))
+			u, _ := got.(user)
+			if u.Since = u.Since.UTC(); err != nil || !reflect.DeepEqual(u, want) {
+				t.Errorf("%s: got %+v, %v", codec.Name(), got, err)
+			}
+		}
+	}
+}
+
+// Types, codecs and versions that are not ours are told apart from damage.
+func TestWhoseEntry(t *testing.T) {
+	c := coderFor[string](t, Options{Version: 2})
+	raw := func(c *coder, key string) []byte { return c.seal(key, life{}, []byte("\xa1v")) }
+	for name, x := range map[string]struct {
+		raw  []byte
+		want error
+	}{
+		"ours":           {raw(c, "k"), nil},
+		"another key":    {raw(c, "other"), errUnreadable},
+		"lower version":  {raw(coderFor[string](t, Options{Version: 1}), "k"), errUnreadable},
+		"higher version": {raw(coderFor[string](t, Options{Version: 3}), "k"), errOther},
+		"another type":   {raw(coderFor[[]byte](t, Options{Version: 2}), "k"), errOther},
+		"another codec":  {raw(coderFor[string](t, Options{Version: 2, Codec: JSON{}}), "k"), errOther},
+	} {
+		if _, err := open(c, "k", x.raw); !errors.Is(err, x.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestCompression(t *testing.T) {
+	c := coderFor[string](t, Options{})
+	small, large := []byte(strings.Repeat("x", 4096)), []byte(strings.Repeat("x", 4097))
+	if raw := c.seal("k", life{}, small); len(raw) != record.Size+len(small) {
+		t.Errorf("4 KiB: %d bytes", len(raw))
+	}
+	if raw := c.seal("k", life{}, large); len(raw) > record.Size+len(large)/10 {
+		t.Errorf("above: %d bytes", len(raw))
+	}
+	noise := make([]byte, 5000)
+	for i := range noise {
+		noise[i] = byte(rand.Uint32())
+	}
+	if raw := c.seal("k", life{}, noise); !bytes.HasSuffix(raw, noise) {
+		t.Error("what does not shrink is compressed all the same")
+	}
+}
+
+// P10: what bytes declare is never believed: reading them allocates no more than the limit allows.
+func TestHostileBytes(t *testing.T) {
+	c := coderFor[any](t, Options{MaxValueBytes: 1 << 20})
+	hostile := func(compressed bool, rawLen uint64, payload []byte) []byte {
+		h := record.Header{
+			State: record.Value, Key: record.Digest("k"), Type: c.typ, Compressed: compressed, RawLen: rawLen,
+		}
+		return record.Append(nil, &h, payload)
+	}
+	bomb := s2.Encode(nil, make([]byte, 64<<20))
+	for name, raw := range map[string][]byte{
+		"array of 2^26":         hostile(false, 5, []byte{0xdd, 0x04, 0, 0, 0}),
+		"array of 2^32-1":       hostile(false, 5, []byte{0xdd, 0xff, 0xff, 0xff, 0xff}),
+		"map of 2^25":           hostile(false, 5, []byte{0xdf, 0x02, 0, 0, 0}),
+		"bin of 256 MiB":        hostile(false, 5, []byte{0xc6, 0x10, 0, 0, 0}),
+		"string of 256 MiB":     hostile(false, 5, []byte{0xdb, 0x10, 0, 0, 0}),
+		"ext of 4 GiB":          hostile(false, 6, []byte{0xc9, 0xff, 0xff, 0xff, 0xff, 1}),
+		"nested":                hostile(false, 1<<20, bytes.Repeat([]byte{0x91}, 1<<20)),
+		"s2 header of 512 MiB":  hostile(true, 1<<20, []byte{0x80, 0x80, 0x80, 0x80, 0x02}),
+		"s2 bomb, honest":       hostile(true, 64<<20, bomb),
+		"s2 bomb, lying":        hostile(true, 100, bomb),
+		"raw length of 2^63":    hostile(false, 1<<63, []byte{0xc0}),
+		"shorter than declared": hostile(false, 2, []byte{0xc0}),
+		"longer than declared":  hostile(false, 1, []byte{0xc0, 0xc0}),
+		"two values":            hostile(false, 2, []byte{0xc0, 0xc0}),
+		"never used code":       hostile(false, 1, []byte{0xc1}),
+		"nothing":               hostile(false, 0, nil),
+		"beyond the limit":      hostile(false, 2<<20, make([]byte, 2<<20)),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		v, err := open(c, "k", raw)
+		runtime.ReadMemStats(&after)
+		if !errors.Is(err, errUnreadable) {
+			t.Errorf("%s: %v, %v", name, v, err)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > 2<<20 {
+			t.Errorf("%s: %d bytes allocated", name, n)
+		}
+	}
+}
+
+// badCodec panics.
+type badCodec struct{}
+
+func (badCodec) Name() string                { return "bad" }
+func (badCodec) Marshal(any) ([]byte, error) { panic("marshal") }
+func (badCodec) Unmarshal([]byte, any) error { panic("unmarshal") }
+
+func TestCodecPanics(t *testing.T) {
+	c := coderFor[string](t, Options{Codec: badCodec{}})
+	if _, err := c.marshal("v"); err == nil || !strings.Contains(err.Error(), "marshal") {
+		t.Error(err)
+	}
+	if _, err := open(c, "k", c.seal("k", life{}, nil)); !errors.Is(err, errUnreadable) {
+		t.Error(err)
+	}
+}
+
+// The script's view of a record is that of internal/record: a stub made of its entry part is a stub.
+func TestStub(t *testing.T) {
+	c := coderFor[string](t, Options{Version: 7})
+	l := record.Lease{Owner: record.Owner{1, 2, 3}, Fence: 5, Until: 9, Duration: time.Second, All: true}
+	whole := c.lease("k", l)
+	if !bytes.HasPrefix(whole, c.stub("k")) {
+		t.Error("the stub's entry part is another's")
+	}
+	h, _, err := c.header("k", append(whole, "0123456789abcdef"...))
+	if err != nil || h.State != record.Stub || h.Lease != l || h.Version != 7 {
+		t.Errorf("%+v, %v", h, err)
+	}
+}

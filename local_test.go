@@ -1,0 +1,80 @@
+package cache
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func newTestLocal(t *testing.T, o Options) *local {
+	t.Helper()
+	full, err := o.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newLocal(&full)
+}
+
+// An entry is kept only if its key was not invalidated since its epoch.
+func TestEpochs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLocal(t, Options{})
+		has := func(want bool) {
+			t.Helper()
+			if _, ok := l.get("k"); ok != want {
+				t.Errorf("found: %v", ok)
+			}
+		}
+		since := l.epoch("k")
+		l.fill("k", since, "v", false, 1, time.Minute)
+		has(true)
+		again := l.drop("k")
+		has(false)
+		l.fill("k", since, "v", false, 1, time.Minute)
+		has(false)
+		l.fill("k", again, "v", false, 1, time.Minute)
+		has(true)
+		l.dropAll()
+		has(false)
+		l.fill("k", again, "v", false, 1, time.Minute)
+		has(false)
+		l.fill("k", l.epoch("k"), "v", false, 1, 0)
+		has(false)
+		l.fill("k", l.epoch("k"), "v", false, 1, time.Minute)
+		has(true)
+	})
+}
+
+func TestLocalEntries(t *testing.T) {
+	l := newTestLocal(t, Options{LocalEntries: 100})
+	for i := range 1000 {
+		k := fmt.Sprint(i)
+		l.fill(k, l.epoch(k), k, false, 1, time.Minute)
+	}
+	l.entries.CleanUp()
+	if n := l.entries.EstimatedSize(); n > 100 {
+		t.Errorf("%d entries", n)
+	}
+}
+
+func TestLocalBytes(t *testing.T) {
+	count := func(l *local, size int) int {
+		for i := range 1000 {
+			k := fmt.Sprintf("%03d", i)
+			l.fill(k, l.epoch(k), strings.Repeat("x", size), false, size, time.Minute)
+		}
+		l.entries.CleanUp()
+		return l.entries.EstimatedSize()
+	}
+	if n := count(newTestLocal(t, Options{LocalBytes: 100_000}), 1000); n > 100 || n < 50 {
+		t.Errorf("%d entries of 1 kB in 100 kB", n)
+	}
+	if n := count(newTestLocal(t, Options{LocalBytes: 100_000_000, LocalEntries: 10}), 1000); n > 10 {
+		t.Errorf("%d entries", n)
+	}
+	if n := count(newTestLocal(t, Options{LocalBytes: 1000}), 1000); n != 0 {
+		t.Errorf("%d entries that are larger than the bound", n)
+	}
+}
