@@ -28,6 +28,8 @@ type config struct {
 	Load      time.Duration
 	Kill      bool
 	JSON      bool
+
+	timeout time.Duration // RedisOptions.Timeout, for tests
 }
 
 func main() {
@@ -50,10 +52,11 @@ func main() {
 	rep, err := run(ctx, cfg, os.Stderr)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "stampede:", err)
-		if ctx.Err() != nil {
+		if errors.Is(err, context.Canceled) {
+			fmt.Fprintln(os.Stderr, "stampede: interrupted")
 			os.Exit(130)
 		}
+		fmt.Fprintln(os.Stderr, "stampede:", err)
 		os.Exit(1)
 	}
 	if cfg.JSON {

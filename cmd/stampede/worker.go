@@ -35,6 +35,7 @@ type job struct {
 	Origin  string
 	Callers int
 	Keys    int
+	Timeout time.Duration
 }
 
 // outcome is what it found.
@@ -160,7 +161,7 @@ func (j *job) connect() (get getter, commands *atomic.Int64, closeAll func(), er
 			return s, err
 		}, commands, closeAll, nil
 	}
-	rds, err := cache.NewRedis(client, cache.RedisOptions{Prefix: j.Prefix})
+	rds, err := cache.NewRedis(client, cache.RedisOptions{Prefix: j.Prefix, Timeout: j.Timeout})
 	if err != nil {
 		return nil, nil, nil, err
 	}
