@@ -1,0 +1,141 @@
+// Package realredis starts redis-server processes for tests. The binary is redis-server in PATH, or the one that
+// CACHE_REDIS_SERVER names. Without one a test is skipped and says so, unless CACHE_REQUIRE_REDIS is 1: then it fails.
+package realredis
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Server is a redis-server on loopback. It ends with its test.
+type Server struct {
+	Addr string
+
+	t    testing.TB
+	path string
+	args []string
+	out  bytes.Buffer
+	cmd  *exec.Cmd     // nil if it does not run
+	done chan struct{} // closed when it has ended
+}
+
+// Start starts a server without persistence. More arguments are as on its command line.
+func Start(t testing.TB, args ...string) *Server {
+	t.Helper()
+	name := os.Getenv("CACHE_REDIS_SERVER")
+	if name == "" {
+		name = "redis-server"
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		if os.Getenv("CACHE_REQUIRE_REDIS") == "1" {
+			t.Fatalf("CACHE_REQUIRE_REDIS is 1, and there is no redis-server: %v", err)
+		}
+		t.Skipf("SKIPPED: needs a real Redis: %v", err)
+	}
+	s := &Server{t: t, path: path, args: args}
+	t.Cleanup(s.Kill)
+	for range 10 { // another process may take the free port first
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Addr = l.Addr().String()
+		_ = l.Close()
+		if s.run() == nil {
+			return s
+		}
+	}
+	t.Fatalf("redis-server does not start:\n%s", s.out.String())
+	return nil
+}
+
+// Restart starts a killed server again, empty, at the same address.
+func (s *Server) Restart() {
+	s.t.Helper()
+	if err := s.run(); err != nil {
+		s.t.Fatalf("redis-server does not start again: %v\n%s", err, s.out.String())
+	}
+}
+
+// Kill ends the server with SIGKILL.
+func (s *Server) Kill() {
+	if s.cmd != nil {
+		_ = s.cmd.Process.Kill()
+		<-s.done
+		s.cmd = nil
+	}
+}
+
+// Process is the server's process, for signals.
+func (s *Server) Process() *os.Process { return s.cmd.Process }
+
+// Client returns a client of its own, closed with the test. set may be nil.
+func (s *Server) Client(set func(*redis.Options)) *redis.Client {
+	o := &redis.Options{Addr: s.Addr}
+	if set != nil {
+		set(o)
+	}
+	c := redis.NewClient(o)
+	s.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func (s *Server) run() error {
+	_, port, _ := net.SplitHostPort(s.Addr)
+	if _, err := strconv.Atoi(port); err != nil {
+		return err
+	}
+	s.out.Reset()
+	cmd := exec.Command(s.path, append([]string{
+		"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", os.TempDir(),
+	}, s.args...)...)
+	cmd.Stdout, cmd.Stderr = &s.out, &s.out
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(done)
+	}()
+	c := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1, DialerRetries: 1})
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if pid, err := serverPID(ctx, c); err == nil && pid == cmd.Process.Pid {
+			s.cmd, s.done = cmd, done
+			return nil
+		}
+		select {
+		case <-done:
+			return errors.New("it has ended")
+		case <-ctx.Done():
+			_ = cmd.Process.Kill()
+			<-done
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// serverPID asks who answers at the address: it may be somebody else's server.
+func serverPID(ctx context.Context, c *redis.Client) (int, error) {
+	info, err := c.InfoMap(ctx, "server").Result()
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(info["Server"]["process_id"])
+}
