@@ -157,3 +157,29 @@ func (a *answer) must(t *testing.T, value string, err error, took time.Duration)
 		t.Errorf("took %v, want %v", a.took, took)
 	}
 }
+
+const fullKey = "cache:user:k" // of key "k" in Redis
+
+// fleet starts processes.
+func fleet(t *testing.T, w *lab.World, o Options, names ...string) map[string]*proc {
+	t.Helper()
+	ps := make(map[string]*proc)
+	for _, n := range names {
+		p := start(t, w, n, o, nil)
+		ps[n] = p
+	}
+	return ps
+}
+
+func stopAll(ps map[string]*proc) {
+	for _, p := range ps {
+		p.stop()
+	}
+}
+
+// only holds messages of one process and verb.
+func only(process, verb string, kind lab.Kind) func(*lab.Message) bool {
+	return func(m *lab.Message) bool {
+		return m.Kind == kind && (process == "" || m.Process == process) && verbOf(m) == verb
+	}
+}

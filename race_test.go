@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -218,4 +219,78 @@ func releasesUnderAnother(order []string) bool {
 		}
 	}
 	return false
+}
+
+// The reply of ACQUIRE is lost: the lease is taken, and the process that took it does not know. go-redis repeats the
+// command; ours says so, instead of "somebody has it" (go-redis/redis#2124).
+func TestLostReplyOfAcquire(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{}, nil)
+		defer p.stop()
+		w.Hold(only("A", "ACQUIRE", lab.Reply))
+		a := p.get(background, "k", loads(0, "v"))
+		w.Held()[0].Lose()
+		if holder(w, fullKey) == (record.Owner{}) {
+			t.Fatal("no lease")
+		}
+		w.Hold(nil)
+		a.must(t, "v", nil, 0)
+		if s := p.cache.Stats(); s.LeasesWon != 1 || s.LoadsUnleased != 0 {
+			t.Errorf("%+v", s)
+		}
+		if !w.Redis.Exists(fullKey) {
+			t.Error("not stored")
+		}
+	})
+}
+
+// The same with a client that does not repeat: the load runs without a lease, its value is not stored, and the lease
+// that nobody knows of is given back at once, so that the next one need not wait for its end.
+func TestLostReplyOfAcquireWithoutRetries(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{LocalTTL: -1}, func(o *redis.Options) { o.MaxRetries = -1 })
+		defer p.stop()
+		w.Hold(only("A", "ACQUIRE", lab.Reply))
+		a := p.get(background, "k", loads(0, "v"))
+		w.Held()[0].Lose()
+		w.Hold(nil)
+		a.must(t, "v", nil, 0)
+		if w.Redis.Exists(fullKey) {
+			t.Error("something is left in Redis")
+		}
+		p.get(background, "k", loads(0, "v2")).must(t, "v2", nil, 0)
+		if s := p.cache.Stats(); s.LoadsUnleased != 1 || s.LeasesWon != 1 || s.RedisErrors != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// Rule 1, ghosts: ACQUIRE times out and is executed later. The load that began before it was answered must not commit.
+func TestGhostAcquire(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		ps := fleet(t, w, Options{LocalTTL: -1}, "A", "B")
+		defer stopAll(ps)
+		w.Hold(only("A", "ACQUIRE", lab.Request))
+		version := "old"
+		a := ps["A"].get(background, "k", func(context.Context, string) (string, error) {
+			v := version
+			time.Sleep(time.Second)
+			return v, nil
+		})
+		time.Sleep(100 * time.Millisecond) // past the budget: A loads without a lease
+		synctest.Wait()
+		version = "new"
+		if err := ps["B"].cache.Delete(background, "k"); err != nil {
+			t.Fatal(err)
+		}
+		w.Hold(nil) // the ghost takes a lease
+		time.Sleep(900*time.Millisecond + 50*time.Millisecond)
+		a.must(t, "old", nil, time.Second+50*time.Millisecond)
+		b := ps["B"].get(background, "k", loads(0, "new"))
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if !b.done || b.value != "new" || b.took > 2*time.Second+lookSoon {
+			t.Errorf("%+v", b)
+		}
+	})
 }
