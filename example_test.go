@@ -50,7 +50,7 @@ func ExampleNewRedis() {
 	ctx := context.Background()
 	for process := range 2 {
 		client := redis.NewClient(&redis.Options{Addr: server.Addr()})
-		rds, err := cache.NewRedis(client, cache.RedisOptions{Prefix: "shop"})
+		rds, err := cache.NewRedis(client, cache.RedisOptions{Prefix: "shop", Timeout: time.Second})
 		if err != nil {
 			panic(err)
 		}

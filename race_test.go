@@ -294,3 +294,165 @@ func TestGhostAcquire(t *testing.T) {
 		}
 	})
 }
+
+// Rule 1 again: the request of ACQUIRE is executed twice, the second time after a deletion. The lease that it takes then
+// has the same owner and another fence: the load that began before the deletion does not commit under it.
+func TestGhostAcquireAfterDelete(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		ps := fleet(t, w, Options{LocalTTL: -1}, "A", "B")
+		defer stopAll(ps)
+		w.Hold(only("A", "ACQUIRE", lab.Request))
+		a := ps["A"].get(background, "k", loads(time.Second, "old"))
+		ghost := w.Held()[0]
+		w.Hold(nil)
+		synctest.Wait()
+		time.Sleep(500 * time.Millisecond)
+		if err := ps["B"].cache.Delete(background, "k"); err != nil {
+			t.Fatal(err)
+		}
+		ghost.Copy()
+		if holder(w, fullKey) == (record.Owner{}) {
+			t.Fatal("the ghost took no lease")
+		}
+		time.Sleep(500 * time.Millisecond)
+		a.must(t, "old", nil, time.Second)
+		if s := ps["A"].cache.Stats(); s.CommitsRejected != 1 {
+			t.Errorf("%+v", s)
+		}
+		if _, ok := ps["B"].cache.Get(background, "k"); ok {
+			t.Error("the old value was stored")
+		}
+	})
+}
+
+// The reply of COMMIT is lost, and the client repeats it: the value is there, and that is no rejection.
+func TestLostReplyOfCommit(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{}, nil)
+		defer p.stop()
+		w.Hold(only("A", "COMMIT", lab.Reply))
+		a := p.get(background, "k", loads(0, "v"))
+		w.Held()[0].Lose()
+		w.Hold(nil)
+		a.must(t, "v", nil, 0)
+		sent := w.Sent("A")
+		p.get(background, "k", nil).must(t, "v", nil, 0)
+		if s := p.cache.Stats(); s.CommitsRejected != 0 || s.RedisErrors != 0 || w.Sent("A") != sent {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// Rule 5: COMMIT is not confirmed, for its reply is lost and the client does not repeat it. A call that began during the
+// load does not take its value on trust: it looks, and finds it stored.
+func TestUnconfirmedCommit(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{}, func(o *redis.Options) { o.MaxRetries = -1 })
+		defer p.stop()
+		w.Hold(only("A", "COMMIT", lab.Reply))
+		a := p.get(background, "k", loads(time.Second, "v"))
+		time.Sleep(500 * time.Millisecond)
+		b := p.get(background, "k", loads(time.Second, "other"))
+		time.Sleep(500 * time.Millisecond)
+		w.Held()[0].Lose()
+		w.Hold(nil)
+		a.must(t, "v", nil, time.Second)
+		b.must(t, "v", nil, 500*time.Millisecond)
+		if s := p.cache.Stats(); s.Rounds != 1 || s.Loads != 1 || s.RedisHits != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// Rule 2, late wake-ups: the value of an earlier holder, told to a process that waits for a later one, counts for
+// nothing. Between the two lies a deletion.
+func TestWakeUpOfAnEarlierHolder(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		ps := fleet(t, w, Options{}, "A", "B", "C")
+		defer stopAll(ps)
+		ps["A"].get(background, "k", loads(time.Second, "old"))
+		synctest.Wait()
+		early := ps["B"].get(background, "k", loads(0, "")) // makes A's COMMIT tell B
+		synctest.Wait()
+		w.Hold(func(m *lab.Message) bool { return m.Kind == lab.Push && m.Process == "B" })
+		time.Sleep(time.Second)
+		late := w.Held()
+		if len(late) != 1 {
+			t.Fatalf("%d wake-ups", len(late))
+		}
+		if err := ps["C"].cache.Delete(background, "k"); err != nil {
+			t.Fatal(err)
+		}
+		ps["C"].get(background, "k", loads(time.Second, "new"))
+		synctest.Wait()
+		ps["B"].cache.core.flights.forget("k") // as if the deletion had been B's: the call below does not join
+		b := ps["B"].get(background, "k", loads(0, ""))
+		synctest.Wait()
+		late[0].Deliver()
+		w.Hold(nil)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !b.done || b.value != "new" || b.err != nil {
+			t.Errorf("%+v", b)
+		}
+		if !early.done || early.err != nil {
+			t.Errorf("%+v", early)
+		}
+	})
+}
+
+// A late RENEW of a holder that has been displaced does not touch the lease of the newer one.
+func TestLateRenew(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		ps := fleet(t, w, Options{LocalTTL: -1}, "A", "B")
+		defer stopAll(ps)
+		a := ps["A"].get(background, "k", loads(4*time.Second, "late"))
+		synctest.Wait()
+		w.Hold(only("A", "RENEW", lab.Request))
+		b := ps["B"].get(background, "k", loads(time.Second, "v"))
+		time.Sleep(2*time.Second + lookSoon)
+		synctest.Wait()
+		before, _ := w.Redis.Get(fullKey)
+		w.Hold(nil)
+		synctest.Wait()
+		if after, _ := w.Redis.Get(fullKey); after != before || ps["B"].cache.Stats().LeasesTakenOver != 1 {
+			t.Error("the lease has changed")
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if !a.done || a.value != "late" || !b.done || b.value != "v" {
+			t.Errorf("%+v, %+v", a, b)
+		}
+		if s := ps["A"].cache.Stats(); s.LeasesLost != 1 || s.CommitsRejected != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// The server's clock is set back by an hour while a lease is in force: the lease is over, not an hour long, and fences go
+// on rising.
+func TestServerClockSetBack(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		ps := fleet(t, w, Options{LocalTTL: -1}, "A", "B")
+		defer stopAll(ps)
+		w.Redis.SetTime(time.Now().Add(time.Hour))
+		ps["A"].get(background, "k", loads(time.Hour, ""))
+		synctest.Wait()
+		fence := func() int64 {
+			raw, _ := w.Redis.Get(fullKey)
+			h, _, err := record.Open([]byte(raw))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return max(h.Fence, h.Lease.Fence)
+		}
+		first := fence()
+		w.CutOff("A", false)
+		w.Redis.SetTime(time.Now())
+		ps["B"].get(background, "k", loads(0, "v")).must(t, "v", nil, 0)
+		if now := fence(); now <= first {
+			t.Errorf("fence %d after %d", now, first)
+		}
+		_ = ps["A"].cache.Close()
+	})
+}

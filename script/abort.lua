@@ -17,7 +17,7 @@ local life = math.floor((r.stale - now) / 1000)
 if r.stub or life <= 0 then
   redis.call('DEL', KEYS[1])
 else
-  redis.call('SETRANGE', KEYS[1], 136, tenure(NONE, 0, 0, 0, false))
+  redis.call('SETRANGE', KEYS[1], 136, tenure(NONE, r.lease_fence, 0, 0, false)) -- the fence stays: it must go on rising
   redis.call('PEXPIRE', KEYS[1], string.format('%d', life))
 end
 wake('A', r, list, ARGV[3], ARGV[4], '')
