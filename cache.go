@@ -25,7 +25,7 @@ type core struct {
 	coder   *coder
 	local   *local
 	flights *flights
-	loads   atomic.Uint64 // begun so far: tells which calls began before a load
+	ticks   atomic.Uint64 // a clock that tells which calls began before something
 	stats   stats
 	closing chan struct{}
 	close   sync.Once
@@ -100,7 +100,7 @@ func (c *Cache[V]) Set(ctx context.Context, key string, value V, opts ...CallOpt
 // within the time that a message takes (LocalTTL at most while their connection for messages is down). Call it after
 // the change of the origin is committed, not before.
 //
-// It blocks for one or two round trips, ten times RedisOptions.Timeout at most, and not longer than ctx; when ctx ends it
+// It blocks for one or two round trips for each 1,000 keys, each at most ten times RedisOptions.Timeout, and not longer than ctx; when ctx ends it
 // returns ctx.Err() and goes on in the background. On an error of Redis the keys are deleted here, and perhaps there:
 // repeat it.
 func (c *Cache[V]) Delete(ctx context.Context, keys ...string) error {
@@ -122,13 +122,13 @@ func (c *Cache[V]) Stats() Stats { return c.core.stats.snapshot() }
 func (c *core) fly(
 	ctx context.Context, key string, co callOptions, load func(context.Context, string) (any, error),
 ) (any, error) {
-	began := c.loads.Load()
+	began := c.ticks.Load()
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		f, answer, err := c.flights.join(key, func() *flight {
-			f := &flight{key: key, load: load, ttl: co.ttl}
+		f, err := c.flights.join(key, func() *flight {
+			f := &flight{key: key, load: load, ttl: co.ttl, landed: make(chan struct{})}
 			if c.redis != nil {
 				f.full = c.redis.key(c.name, key)
 			}
@@ -138,14 +138,11 @@ func (c *core) fly(
 		if err != nil {
 			return nil, err
 		}
-		var res *result
 		select {
-		case r := <-answer:
-			res = r.Val.(*result)
+		case <-f.landed:
 		case <-ctx.Done():
-			select { // an answer that is there goes first
-			case r := <-answer:
-				res = r.Val.(*result)
+			select { // a result that is there goes first
+			case <-f.landed:
 			default:
 				c.flights.leave(f, c.opts.CancelAbandoned)
 				return nil, ctx.Err()
@@ -153,9 +150,10 @@ func (c *core) fly(
 		case <-c.closing:
 			return nil, ErrClosed
 		}
+		res := f.res
 		switch {
-		case !res.confirmed && began >= res.began:
-			// The load began before this call, and its value may be older than a deletion that this call comes after.
+		case res.asOf != 0 && began >= res.asOf:
+			// The value may be older than a deletion that this call comes after.
 			c.stats.rounds.Add(1)
 		case res.negative && res.err == nil:
 			return nil, ErrNotFound
@@ -167,25 +165,34 @@ func (c *core) fly(
 
 // run is a flight.
 func (c *core) run(f *flight) *result {
-	if e, ok := c.local.get(f.key); ok { // the flight before this one has just landed
-		c.stats.localHits.Add(1)
-		return &result{value: e.value, negative: e.negative, confirmed: true}
+	if res := c.remembered(f); res != nil { // the flight before this one has just landed
+		return res
 	}
 	if c.redis != nil && len(f.key) <= MaxKeyBytes {
 		return c.shared(f)
 	}
-	leave, err := c.flights.enter(f)
-	if err != nil {
-		return &result{err: err, confirmed: true}
+	if res := c.flights.enter(f, func() *result { return c.remembered(f) }); res != nil {
+		return res
 	}
-	defer leave()
 	since := c.local.epoch(f.key)
 	res := c.load(f, nil)
 	if res.err == nil || res.negative {
-		res.confirmed = true
+		if c.redis == nil { // otherwise: another process's deletion of such a key is not noticed
+			res.asOf = 0
+		}
 		c.fill(f, since, res, -1, c.ttl(f, res))
 	}
 	return res
+}
+
+// remembered makes a result of what is in memory.
+func (c *core) remembered(f *flight) *result {
+	e, ok := c.local.get(f.key)
+	if !ok {
+		return nil
+	}
+	c.stats.localHits.Add(1)
+	return &result{value: e.value, negative: e.negative}
 }
 
 // ttl is how long a loaded result is fresh; negative: it is not to be stored.
@@ -245,14 +252,8 @@ func (c *core) peek(ctx context.Context, key string) (any, bool) {
 	var res *result
 	if c.detached(ctx, func(ctx context.Context) error {
 		f := &flight{key: key, full: c.redis.key(c.name, key), ctx: ctx}
-		since := c.local.epoch(key)
-		raw, err := c.store.read(ctx, f.full, c.coder.maxRecord())
-		if err != nil {
-			c.stats.redisErrors.Add(1)
-			return err
-		}
-		found, _, err := c.use(f, raw, since, true)
-		res = found
+		var err error
+		res, _, err = c.look(f)
 		return err
 	}) != nil || res == nil {
 		return nil, false
@@ -283,10 +284,23 @@ func (c *core) detached(ctx context.Context, f func(context.Context) error) erro
 	}
 }
 
-// invalidate forgets a key in this process, and returns the epoch that begins with it.
+// invalidate forgets a key in this cache, and returns the epoch that begins with it.
 func (c *core) invalidate(key string) epoch {
 	e := c.local.drop(key)
 	c.flights.forget(key)
+	return e
+}
+
+// invalidateHere forgets a key in all caches of this process that share it: messages tell only the other processes.
+func (c *core) invalidateHere(key string) epoch {
+	e := c.invalidate(key)
+	if c.redis != nil {
+		c.redis.each(c.name, func(other *core) {
+			if other != c {
+				other.invalidate(key)
+			}
+		})
+	}
 	return e
 }
 
@@ -299,11 +313,9 @@ func (c *core) delete(ctx context.Context, keys []string) error {
 	return c.detached(ctx, func(ctx context.Context) error {
 		var full []string
 		for _, k := range keys {
-			if len(k) <= MaxKeyBytes {
-				c.invalidate(k)
-				if c.redis != nil {
-					full = append(full, c.redis.key(c.name, k))
-				}
+			c.invalidateHere(k)
+			if c.redis != nil && len(k) <= MaxKeyBytes {
+				full = append(full, c.redis.key(c.name, k))
 			}
 		}
 		if len(full) == 0 {
@@ -312,7 +324,7 @@ func (c *core) delete(ctx context.Context, keys []string) error {
 		err := c.store.delete(ctx, full)
 		// Again: what was read from Redis in between may have been read before the deletion.
 		for _, k := range keys {
-			c.invalidate(k)
+			c.invalidateHere(k)
 		}
 		for _, k := range full {
 			c.redis.waiters.lookAgain(k)
@@ -344,7 +356,7 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 	}
 	f.full = c.redis.key(c.name, key)
 	return c.detached(ctx, func(ctx context.Context) error {
-		began := c.invalidate(key)
+		began := c.invalidateHere(key)
 		a := acquireArgs{
 			key: f.full, owner: newOwner(), lease: c.opts.Lease, life: c.recordLife(), coder: c.coder, force: true,
 		}
@@ -364,8 +376,9 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 			}, payload),
 		})
 		ours := c.local.epoch(key) == began
-		again := c.invalidate(key)
+		again := c.invalidateHere(key)
 		if err != nil {
+			_ = c.store.announce(ctx, f.full) // it may have been stored
 			return fmt.Errorf("cache: redis: %w", err)
 		}
 		if outcome == refused {

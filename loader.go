@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -31,10 +30,9 @@ type result struct {
 	value    any
 	err      error // the loader's own
 	negative bool  // with err nil: remembered from an earlier load
-	began    uint64
-	// confirmed is false if the value may be older than a deletion by another process: then only calls that began
-	// before the load may have it.
-	confirmed bool
+	// asOf is the moment, on core.ticks, for which it is known that no deletion had made the value old. Only calls that
+	// began before it may have the value; 0: all may.
+	asOf      uint64
 	abandoned bool          // the loader did not return
 	ended     time.Time     // when it did
 	cost      time.Duration // of the load
@@ -49,12 +47,15 @@ type flight struct {
 
 	ctx     context.Context // of everything the flight does; ends with Close and CancelAbandoned
 	cancel  context.CancelCauseFunc
-	callers int // guarded by flights.mu
+	callers int           // guarded by flights.mu
+	leave   func()        // gives the slot back that enter took; nil without one
+	landed  chan struct{} // closed when res is there
+	res     *result
 }
 
-// flights are the flights under way. singleflight collapses calls; current keeps its traps away (see
-// https://pkg.go.dev/golang.org/x/sync/singleflight and go.dev/issue/67087): the function it runs neither panics nor exits, callers leave by
-// themselves, and a flight that was forgotten or that nobody wants takes no more of them.
+// flights are the flights under way. singleflight (https://pkg.go.dev/golang.org/x/sync/singleflight) collapses calls; its
+// traps are kept away from it. Callers wait for their flight and not for it, because it never answers them after a
+// Goexit (go.dev/issue/67087), and they leave by themselves. A flight that was forgotten or that nobody wants takes no more of them.
 type flights struct {
 	group singleflight.Group
 
@@ -76,20 +77,18 @@ func newFlights() *flights {
 
 // loading bounds the loads of a key in this process: one whose result was made worthless by a deletion, and the next.
 type loading struct {
-	slots *semaphore.Weighted
+	slots chan struct{}
 	users int // guarded by flights.mu
 }
 
 const loadsPerKey = 2
 
 // join returns the current flight for key, or starts the one that first makes, to be run by run.
-func (fs *flights) join(
-	key string, first func() *flight, run func(*flight) *result,
-) (*flight, <-chan singleflight.Result, error) {
+func (fs *flights) join(key string, first func() *flight, run func(*flight) *result) (*flight, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.closed {
-		return nil, nil, ErrClosed
+		return nil, ErrClosed
 	}
 	f := fs.current[key]
 	if f == nil {
@@ -99,14 +98,32 @@ func (fs *flights) join(
 		fs.running.Add(1)
 	}
 	f.callers++
-	ch := fs.group.DoChan(key, func() (any, error) {
+	fs.group.DoChan(key, func() (any, error) {
 		defer fs.running.Done()
-		res := run(f)
-		// Before callers hear of it: the next call starts a new flight, and finds in L1 what this one left.
-		fs.end(f)
-		return res, nil
+		defer fs.land(f)
+		f.res = run(f)
+		return nil, nil
 	})
-	return f, ch, nil
+	return f, nil
+}
+
+// land tells the callers of a flight, also of one whose run has panicked or exited, as a Codec of the user's may. The
+// flight leaves the map before they hear of it: the next call starts a new one, and finds in L1 what this one left.
+func (fs *flights) land(f *flight) {
+	if p := recover(); p != nil {
+		f.res = &result{err: &PanicError{Value: p, Stack: debug.Stack()}}
+	} else if f.res == nil {
+		f.res = &result{err: &PanicError{Goexit: true}}
+	}
+	if f.leave != nil {
+		f.leave()
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.removeLocked(f)
+	delete(fs.all, f)
+	f.cancel(nil)
+	close(f.landed)
 }
 
 // leave counts a caller out. The last one may end the flight; nobody can join it from then on.
@@ -117,14 +134,6 @@ func (fs *flights) leave(f *flight, cancelAbandoned bool) {
 		fs.removeLocked(f)
 		f.cancel(errAbandoned)
 	}
-}
-
-func (fs *flights) end(f *flight) {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	fs.removeLocked(f)
-	delete(fs.all, f)
-	f.cancel(nil)
 }
 
 func (fs *flights) removeLocked(f *flight) {
@@ -152,12 +161,13 @@ func (fs *flights) forgetAll() {
 	}
 }
 
-// enter waits until fewer than two loads of f's key run. leave must be called when its own has ended.
-func (fs *flights) enter(f *flight) (leave func(), err error) {
+// enter waits until fewer than two loads of f's key run, and takes a slot for one: f.leave gives it back. While it waits it
+// looks whether a load is still needed: look returns a result if it is not, or has become pointless.
+func (fs *flights) enter(f *flight, look func() *result) *result {
 	fs.mu.Lock()
 	l := fs.loading[f.key]
 	if l == nil {
-		l = &loading{slots: semaphore.NewWeighted(loadsPerKey)}
+		l = &loading{slots: make(chan struct{}, loadsPerKey)}
 		fs.loading[f.key] = l
 	}
 	l.users++
@@ -169,11 +179,40 @@ func (fs *flights) enter(f *flight) (leave func(), err error) {
 			delete(fs.loading, f.key)
 		}
 	}
-	if l.slots.Acquire(f.ctx, 1) != nil {
-		done()
-		return nil, context.Cause(f.ctx)
+	entered := func() {
+		f.leave = func() {
+			f.leave = nil
+			<-l.slots
+			done()
+		}
 	}
-	return func() { l.slots.Release(1); done() }, nil
+	select {
+	case l.slots <- struct{}{}:
+		entered()
+		return nil
+	default:
+	}
+	tick := time.NewTicker(pollMost)
+	defer tick.Stop()
+	for {
+		select {
+		case l.slots <- struct{}{}:
+			entered()
+			if res := look(); res != nil {
+				f.leave()
+				return res
+			}
+			return nil
+		case <-tick.C:
+			if res := look(); res != nil {
+				done()
+				return res
+			}
+		case <-f.ctx.Done():
+			done()
+			return &result{err: context.Cause(f.ctx)}
+		}
+	}
 }
 
 // begin counts work of another kind that close waits for.
@@ -202,7 +241,7 @@ func (fs *flights) close() {
 func (c *core) load(f *flight, t *tenure) *result {
 	ctx, cancel := context.WithTimeout(f.ctx, c.opts.LoadTimeout)
 	defer cancel()
-	res := &result{began: c.loads.Add(1)}
+	res := &result{asOf: c.ticks.Add(1)}
 	c.stats.loads.Add(1)
 	start := time.Now()
 	var late atomic.Bool
@@ -251,13 +290,13 @@ func (c *core) load(f *flight, t *tenure) *result {
 				continue
 			}
 			late.Store(true)
-			res.err, res.abandoned, res.confirmed = context.Cause(f.ctx), true, true
+			res.err, res.abandoned, res.asOf = context.Cause(f.ctx), true, 0
 			return res
 		case <-grace:
 			late.Store(true)
 			c.stats.abandoned.Add(1)
 			res.err = fmt.Errorf("cache: load abandoned %v after its timeout: %w", loadGrace, context.DeadlineExceeded)
-			res.abandoned, res.confirmed = true, true
+			res.abandoned, res.asOf = true, 0
 			return res
 		}
 	}
@@ -268,14 +307,15 @@ func (c *core) judge(res *result) *result {
 	var p *PanicError
 	switch {
 	case res.err == nil:
+	case errors.As(res.err, &p): // whatever the panic's value wraps
+		res.value, res.asOf = nil, 0
+		c.stats.loadErrors.Add(1)
+		c.stats.panics.Add(1)
 	case errors.Is(res.err, ErrNotFound) && c.opts.NegativeTTL > 0:
 		res.value, res.negative = nil, true
 	default:
-		res.value, res.confirmed = nil, true
+		res.value, res.asOf = nil, 0
 		c.stats.loadErrors.Add(1)
-		if errors.As(res.err, &p) {
-			c.stats.panics.Add(1)
-		}
 	}
 	return res
 }

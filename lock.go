@@ -32,7 +32,8 @@ type store interface {
 
 type acquireArgs struct {
 	key         string
-	owner, seen record.Owner // seen: the entry that was found and cannot be used
+	owner, seen record.Owner // seen: the entry that is to be refreshed
+	broken      string       // the checksum of a record that cannot be read
 	lease, life time.Duration
 	coder       *coder
 	force       bool
@@ -93,176 +94,198 @@ func (c *core) recordLife() time.Duration {
 
 // shared is the way of a flight through Redis: read, else acquire, else wait for whoever acquired.
 func (c *core) shared(f *flight) *result {
-	since := c.local.epoch(f.key)
-	raw, err := c.store.read(f.ctx, f.full, c.coder.maxRecord())
-	if err != nil {
-		c.stats.redisErrors.Add(1)
-		return c.loadAlone(f)
-	}
-	res, seen, err := c.use(f, raw, since, true)
-	if res != nil {
+	res, raw, err := c.look(f)
+	switch {
+	case res != nil:
 		c.stats.redisHits.Add(1)
 		return res
-	}
-	if errors.Is(err, errOther) {
-		c.stats.others.Add(1)
-		return c.loadAlone(f)
+	case err != nil && !errors.Is(err, errUnreadable):
+		return c.loadAlone(f, err)
 	}
 
 	// From here on wake-ups are kept for us: the holder may be done before its name has reached us.
 	w := c.redis.waiters.register(f.full)
 	defer c.redis.waiters.unregister(w)
 	a := acquireArgs{
-		key: f.full, owner: newOwner(), seen: seen, lease: c.opts.Lease, life: c.recordLife(), coder: c.coder,
+		key: f.full, owner: newOwner(), lease: c.opts.Lease, life: c.recordLife(), coder: c.coder,
 	}
 	patience := time.Now().Add(c.opts.LoadTimeout + c.opts.Lease)
-	waited := false
+	waiting := waiting{w: w, patience: patience}
 	for tries := 0; ; {
-		since = c.local.epoch(f.key)
-		leave, err := c.flights.enter(f)
-		if err != nil {
-			return &result{err: err, confirmed: true}
+		a.broken = ""
+		if errors.Is(err, errUnreadable) {
+			a.broken = record.Sum(raw)
 		}
-		got, err := c.store.acquire(f.ctx, a)
-		if err == nil && got.outcome == hit {
-			if res, a.seen, err = c.use(f, got.record, since, false); res != nil {
-				leave()
+		if res := c.flights.enter(f, func() *result {
+			res, _, _ := c.look(f)
+			return res
+		}); res != nil {
+			return res
+		}
+		since, asOf := c.local.epoch(f.key), c.ticks.Add(1)
+		got, failed := c.store.acquire(f.ctx, a)
+		if failed == nil && got.outcome == hit {
+			raw = got.record
+			if res, err = c.use(f, raw, since, asOf); res != nil {
+				f.leave()
 				c.stats.redisHits.Add(1)
 				return res
 			}
-			if tries++; !errors.Is(err, errOther) && tries < unreadable {
-				leave()
+			if tries++; tries < unreadable && !errors.Is(err, errOther) {
+				f.leave()
 				continue
 			}
-			err = errReply
+			failed = errReply
 		}
 		switch {
-		case err != nil || got.outcome == other:
-			if err != nil {
-				c.stats.redisErrors.Add(1)
-				// It may have been executed, or may be: whoever comes next need not wait for the lease to end.
-				c.redis.disown(f.ctx, f.full, a.owner)
-			} else {
-				c.stats.others.Add(1)
-			}
-			leave()
-			return c.loadAlone(f)
+		case failed != nil:
+			c.stats.redisErrors.Add(1)
+			// It may have been executed, or may be: whoever comes next need not wait for the lease to end.
+			c.redis.disown(f.ctx, f.full, a.owner)
+			f.leave()
+			return c.loadAlone(f, failed)
+		case got.outcome == other:
+			f.leave()
+			return c.loadAlone(f, errOther)
 		case got.outcome == won:
-			if waited {
+			if waiting.began {
 				c.stats.takeovers.Add(1)
 			}
-			res := c.loadLeased(f, since, a, got)
-			leave()
-			return res
+			return c.loadLeased(f, since, a, got)
 		}
-		leave()
-		if !waited {
-			waited = true
+		f.leave()
+		if !waiting.began {
+			waiting.began = true
 			c.stats.waits.Add(1)
 		}
-		res, err := c.wait(f, w, a, got, since, patience)
+		if got.holder != waiting.holder {
+			waiting.holder, waiting.poll = got.holder, 0
+		}
+		res, raw, err = c.wait(f, &waiting, got, since)
 		switch {
 		case res != nil:
 			return res
 		case f.ctx.Err() != nil:
-			return &result{err: context.Cause(f.ctx), confirmed: true}
-		case err != nil || !time.Now().Before(patience):
+			return &result{err: context.Cause(f.ctx)}
+		case err != nil && !errors.Is(err, errUnreadable) || !time.Now().Before(patience):
 			c.stats.waitTimeouts.Add(1)
-			return c.loadAlone(f)
+			return c.loadAlone(f, err)
 		}
 		// An attempt that was told BUSY holds nothing; a new one has a name of its own.
 		a.owner = newOwner()
 	}
 }
 
-// use makes a result of a record that is fresh, and fills L1 with it. Without one, seen is the id of the entry that
-// was found and is of no use.
-func (c *core) use(f *flight, raw []byte, since epoch, judge bool) (res *result, seen record.Owner, err error) {
+// look reads the record, and makes a result of it if it is fresh. The error is that of the read, or of use.
+func (c *core) look(f *flight) (*result, []byte, error) {
+	since, asOf := c.local.epoch(f.key), c.ticks.Add(1)
+	raw, err := c.store.read(f.ctx, f.full, c.coder.maxRecord())
+	if err != nil {
+		c.stats.redisErrors.Add(1)
+		return nil, nil, err
+	}
+	res, err := c.use(f, raw, since, asOf)
+	return res, raw, err
+}
+
+// use makes a result of a record that is fresh, and fills L1 with it. The error tells records that are of no use to us,
+// errUnreadable and errOther, from those that are stubs, past their time, or not there.
+func (c *core) use(f *flight, raw []byte, since epoch, asOf uint64) (*result, error) {
 	if len(raw) == 0 {
-		return nil, seen, nil
+		return nil, nil
 	}
 	h, payload, err := c.coder.header(f.full, raw)
 	if err != nil {
-		if !errors.Is(err, errOther) {
+		if errors.Is(err, errUnreadable) {
 			c.stats.unreadable.Add(1)
 		}
-		return nil, record.ID(raw), err
+		return nil, err
 	}
 	if h.State == record.Stub {
-		return nil, seen, nil
+		return nil, nil
+	}
+	if c.redis.clock.old() {
+		c.redis.askTime(f.ctx)
 	}
 	now, known := c.redis.clock.now()
 	left := time.Duration(h.FreshUntil-now) * time.Microsecond
-	if judge && known && left <= 0 {
-		return nil, seen, nil // kept beyond its time for a refresh; or our estimate errs, and ACQUIRE says so
+	if known && left <= 0 && h.Lease.Owner != (record.Owner{}) {
+		return nil, nil // kept beyond its time for a refresh
 	}
-	res = &result{negative: h.State == record.Negative, confirmed: true}
+	res := &result{negative: h.State == record.Negative, asOf: asOf}
 	if !res.negative {
 		if res.value, err = c.coder.value(&h, payload); err != nil {
 			c.stats.unreadable.Add(1)
-			return nil, h.ID, err
+			return nil, err
 		}
 	}
 	if known {
-		c.local.fill(f.key, since, res.value, res.negative, len(payload), min(left, c.opts.LocalTTL))
-	} else {
-		c.redis.askTime(f.ctx)
+		c.local.fill(f.key, since, res.value, res.negative, int(h.RawLen), min(left, c.opts.LocalTTL))
 	}
-	return res, seen, nil
+	return res, nil
 }
 
-// wait waits for the holder's value: woken, or by looking. It returns a result, or nothing if the lease may be free, or
-// an error if Redis does not answer. since was taken before the ACQUIRE that named the holder.
-func (c *core) wait(
-	f *flight, w *waiter, a acquireArgs, got acquired, since epoch, patience time.Time,
-) (*result, error) {
-	var poll time.Duration
+// waiting is what a flight remembers of its waiting from one holder to the next.
+type waiting struct {
+	w        *waiter
+	patience time.Time
+	began    bool
+	holder   record.Owner
+	poll     time.Duration // the last pause, for this holder
+}
+
+// wait waits for the holder's value: woken, or by looking. It returns a result; or nothing if the lease may be free, with
+// what it has read and, if that was not readable, errUnreadable; or another error if Redis does not answer. since was taken
+// before the ACQUIRE that named the holder.
+func (c *core) wait(f *flight, w *waiting, got acquired, since epoch) (*result, []byte, error) {
 	ends := time.Now().Add(got.left)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		if got.wakes && c.redis.stream.wakes() {
-			poll = c.opts.Lease / 2
+			w.poll = c.opts.Lease / 2
 		} else {
-			poll = min(max(2*poll, pollFirst), pollMost)
+			w.poll = min(max(2*w.poll, pollFirst), pollMost)
 		}
-		next := poll/2 + mathrand.N(poll) // +-50 %
+		next := w.poll/2 + mathrand.N(w.poll) // +-50 %
 		if rest := time.Until(ends) + mathrand.N(lookSoon); rest < next {
 			next = max(rest, lookSoon)
 		}
-		timer.Reset(max(min(next, time.Until(patience)), 0))
+		timer.Reset(max(min(next, time.Until(w.patience)), 0))
 		var news wake
 		select {
-		case news = <-w.news:
+		case news = <-w.w.news:
 		case <-timer.C:
 		case <-f.ctx.Done():
-			return nil, nil
+			return nil, nil, nil
 		}
-		if !time.Now().Before(patience) {
-			return nil, nil
+		if !time.Now().Before(w.patience) {
+			return nil, nil, nil
 		}
 		switch {
 		case news.kind == wakeAborted && news.owner == got.holder:
-			return nil, nil
+			return nil, nil, nil
 		case news.kind == wakeCommitted && news.owner == got.holder && len(news.record) > 0:
-			if res, _, _ := c.use(f, news.record, since, false); res != nil {
+			// The holder had its lease until it stored this, so no deletion came before: everybody may have it.
+			if res, _ := c.use(f, news.record, since, 0); res != nil {
 				c.stats.wakes.Add(1)
-				return res, nil
+				return res, nil, nil
 			}
 		}
-		before := c.local.epoch(f.key)
-		raw, err := c.store.read(f.ctx, f.full, c.coder.maxRecord())
 		c.stats.polls.Add(1)
-		if err != nil {
-			c.stats.redisErrors.Add(1)
-			return nil, err
-		}
-		if res, _, _ := c.use(f, raw, before, true); res != nil {
-			return res, nil
+		res, raw, err := c.look(f)
+		switch {
+		case res != nil:
+			return res, nil, nil
+		case err != nil && !errors.Is(err, errUnreadable) && !errors.Is(err, errOther):
+			return nil, nil, err
 		}
 		left, held := c.leaseLeft(f.full, raw, got.holder)
 		if !held {
-			return nil, nil
+			if !errors.Is(err, errUnreadable) {
+				err = nil
+			}
+			return nil, raw, err
 		}
 		ends = time.Now().Add(left)
 	}
@@ -291,10 +314,20 @@ func (c *core) loadLeased(f *flight, since epoch, a acquireArgs, got acquired) *
 		return res
 	}
 	ttl := c.ttl(f, res)
+	encoded := false
+	defer func() {
+		if !encoded { // the Codec has ended this goroutine
+			_, _ = c.abort(f, a.owner, got.fence)
+		}
+	}()
 	payload, ok := c.encode(res, ttl)
+	encoded = true
 	if !ok {
+		asOf := c.ticks.Add(1)
 		if mine, err := c.abort(f, a.owner, got.fence); mine || err != nil && c.redis.cutOff() {
-			res.confirmed = true
+			if mine {
+				res.asOf = asOf
+			}
 			c.fill(f, since, res, -1, ttl)
 		}
 		return res
@@ -303,41 +336,47 @@ func (c *core) loadLeased(f *flight, since epoch, a acquireArgs, got acquired) *
 		owner: a.owner, fence: got.fence, stamp: got.now, freshUntil: got.serverTime() + ttl.Microseconds(),
 		cost: res.cost, negative: res.negative,
 	}, payload)
+	asOf := c.ticks.Add(1)
 	outcome, err := c.store.commit(f.ctx, commitArgs{key: f.full, owner: a.owner, fence: got.fence, record: rec, life: ttl})
+	keep := true
 	switch {
 	case err != nil:
 		c.stats.redisErrors.Add(1)
-		res.confirmed = c.redis.cutOff()
+		keep = c.redis.cutOff()
 	case outcome == stored:
-		res.confirmed = true
+		res.asOf = asOf
 	case outcome == refused: // the lease was ours until then, so nothing was deleted meanwhile
 		c.stats.uncached.Add(1)
-		res.confirmed = true
+		res.asOf = asOf
 	default:
 		c.stats.rejected.Add(1)
+		keep = false
 	}
-	if res.confirmed {
+	if keep {
 		c.fill(f, since, res, len(payload), ttl)
 	}
 	return res
 }
 
 // loadAlone loads without a lease: its value is not stored in Redis, for nothing tells whether it is older than a
-// deletion. While Redis does not answer this process is a memory cache.
-func (c *core) loadAlone(f *flight) *result {
-	leave, err := c.flights.enter(f)
-	if err != nil {
-		return &result{err: err, confirmed: true}
+// deletion. While Redis is out of reach, or refuses, this process is a memory cache; but after a command without an
+// answer it does not remember the value, for deletions by others may have been missed as well.
+func (c *core) loadAlone(f *flight, why error) *result {
+	if res := c.flights.enter(f, func() *result { return c.remembered(f) }); res != nil {
+		return res
 	}
-	defer leave()
 	c.stats.unleased.Add(1)
+	if errors.Is(why, errOther) {
+		c.stats.others.Add(1)
+	}
 	since := c.local.epoch(f.key)
 	res := c.load(f, nil)
 	if res.abandoned || res.err != nil && !res.negative {
 		return res
 	}
-	res.confirmed = c.redis.cutOff()
-	c.fill(f, since, res, -1, c.ttl(f, res))
+	if c.redis.cutOff() || silence(why) == nil || errors.Is(why, errOther) || errors.Is(why, errRedisClosed) {
+		c.fill(f, since, res, -1, c.ttl(f, res))
+	}
 	return res
 }
 

@@ -11,8 +11,7 @@ import (
 )
 
 // nativeStore has the verbs of a lease in plain commands, for servers that forbid scripts. It collapses loads like
-// scripts do, with these differences: a stub expires with its lease (SET NX cannot take over), which is why it carries
-// no deadline; there is no fence, only the owner; nobody is woken, so waiters poll. A change is a WATCH, a bounded read,
+// scripts do, with these differences: a stub expires with its lease, and so carries no deadline; there is no fence, only the owner; nobody is woken, so waiters poll. A change is a WATCH, a bounded read,
 // and a MULTI that fails if the record has moved since: a blind SET or PEXPIRE could overwrite what a newer owner
 // stored.
 type nativeStore struct{ r *Redis }
@@ -28,11 +27,13 @@ type decision struct {
 }
 
 // change reads at most limit bytes of the record under key and does what decide says, if nobody changes it meanwhile.
-func (s nativeStore) change(ctx context.Context, key string, limit int, decide func(raw []byte) decision) error {
-	_, err := call(ctx, s.r, s.r.timeout, func(ctx context.Context) (struct{}, error) {
-		var err error
+// What decide returns besides goes the way of a reply: after a time-out it is not there.
+func change[T any](
+	ctx context.Context, r *Redis, key string, limit int, decide func(raw []byte) (T, decision),
+) (T, error) {
+	return call(ctx, r, r.timeout, func(ctx context.Context) (result T, err error) {
 		for range txTries {
-			err = s.r.client.Watch(ctx, func(tx *redis.Tx) error {
+			err = r.client.Watch(ctx, func(tx *redis.Tx) error {
 				raw, err := tx.GetRange(ctx, key, 0, int64(limit)).Bytes()
 				if wrongType(err) {
 					raw, err = []byte("?"), nil
@@ -40,8 +41,8 @@ func (s nativeStore) change(ctx context.Context, key string, limit int, decide f
 				if err != nil {
 					return err
 				}
-				d := decide(raw)
-				if !d.act {
+				var d decision
+				if result, d = decide(raw); !d.act {
 					return nil
 				}
 				_, err = tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
@@ -58,11 +59,12 @@ func (s nativeStore) change(ctx context.Context, key string, limit int, decide f
 				break
 			}
 		}
-		return struct{}{}, err
+		return result, err
 	})
-	return err
 }
 
+// acquire is a transaction too, where SET NX would do for an empty key: a late copy of SET NX, executed after a deletion, would give
+// the same owner its lease back, and there is no fence to tell the two apart. A late EXEC finds that the key has moved.
 func (s nativeStore) acquire(ctx context.Context, a acquireArgs) (acquired, error) {
 	now, known := s.r.clock.now()
 	if !known {
@@ -73,64 +75,54 @@ func (s nativeStore) acquire(ctx context.Context, a acquireArgs) (acquired, erro
 			now, _ = s.r.clock.now()
 		}
 	}
-	got := acquired{now: now, received: time.Now()}
+	nobody := acquired{now: now, received: time.Now()}
 	stub := a.coder.lease(a.key, record.Lease{Owner: a.owner, Duration: a.lease})
-	if !a.force {
-		set, err := call(ctx, s.r, s.r.timeout, func(ctx context.Context) (string, error) {
-			return s.r.client.SetArgs(ctx, a.key, stub, redis.SetArgs{Mode: "NX", TTL: a.lease}).Result()
-		})
-		if err == nil && set == "OK" {
-			got.outcome = won
-			return got, nil
-		}
-		if err != nil && !errors.Is(err, redis.Nil) {
-			return got, err
-		}
-	}
-	err := s.change(ctx, a.key, a.coder.maxRecord(), func(raw []byte) decision {
+	got, err := change(ctx, s.r, a.key, a.coder.maxRecord(), func(raw []byte) (acquired, decision) {
+		got := nobody
 		h, _, err := a.coder.header(a.key, raw)
+		if a.broken != "" && a.broken == record.Sum(raw) {
+			h, err = record.Header{}, errUnreadable
+		}
 		usable := err == nil && h.State != record.Stub && now < h.FreshUntil
 		held := h.Lease.Owner != (record.Owner{}) &&
 			(h.Lease.Until == 0 || h.Lease.Until > now && h.Lease.Until-now <= h.Lease.Duration.Microseconds())
 		switch {
 		case errors.Is(err, errOther) && (held || h.State != record.Stub && now < h.StaleUntil):
 			got.outcome = other
-			return decision{}
-		case err == nil && h.Lease.Owner == a.owner: // the reply of our SET was lost
+			return got, decision{}
+		case err == nil && h.Lease.Owner == a.owner: // the reply of our EXEC was lost
 			got.outcome, got.fence = won, h.Lease.Fence
-			return decision{}
+			return got, decision{}
 		case a.force:
 		case usable && h.ID != a.seen:
 			got.outcome, got.record = hit, raw
-			return decision{}
+			return got, decision{}
 		case err == nil && held:
 			got.outcome, got.holder, got.left = busy, h.Lease.Owner, a.lease
-			return decision{}
+			return got, decision{}
 		}
 		got.outcome = won
-		return decision{act: true, write: stub, ttl: a.lease}
+		return got, decision{act: true, write: stub, ttl: a.lease}
 	})
 	if errors.Is(err, redis.TxFailedErr) { // others are at it: look again soon
-		got.outcome, got.left, err = busy, a.lease, nil
+		got, err = nobody, nil
+		got.outcome, got.left = busy, lookSoon
 	}
 	return got, err
 }
 
 func (s nativeStore) commit(ctx context.Context, c commitArgs) (committed, error) {
-	var outcome committed
-	err := s.change(ctx, c.key, record.Size, func(raw []byte) decision {
-		outcome = taken
+	outcome, err := change(ctx, s.r, c.key, record.Size, func(raw []byte) (committed, decision) {
 		h, mine := s.mine(raw, c.owner)
 		switch {
 		case mine:
-			outcome = stored
-			return decision{act: true, write: c.record, ttl: c.life}
+			return stored, decision{act: true, write: c.record, ttl: c.life}
 		case len(raw) == 0:
-			outcome = missing
+			return missing, decision{}
 		case h.ID == c.owner && h.State != record.Stub:
-			outcome = stored
+			return stored, decision{}
 		}
-		return decision{}
+		return taken, decision{}
 	})
 	if errors.Is(err, redis.TxFailedErr) {
 		return taken, nil
@@ -138,22 +130,22 @@ func (s nativeStore) commit(ctx context.Context, c commitArgs) (committed, error
 	return outcome, err
 }
 
-func (s nativeStore) abort(ctx context.Context, key string, owner record.Owner, _ int64) (was bool, err error) {
-	err = s.change(ctx, key, record.Size, func(raw []byte) decision {
-		_, was = s.mine(raw, owner)
-		return decision{act: was}
+func (s nativeStore) abort(ctx context.Context, key string, owner record.Owner, _ int64) (bool, error) {
+	was, err := change(ctx, s.r, key, record.Size, func(raw []byte) (bool, decision) {
+		_, mine := s.mine(raw, owner)
+		return mine, decision{act: mine}
 	})
-	return was, err
+	return was && err == nil, err
 }
 
 func (s nativeStore) renew(
 	ctx context.Context, key string, owner record.Owner, _ int64, lease, _ time.Duration,
-) (was bool, err error) {
-	err = s.change(ctx, key, record.Size, func(raw []byte) decision {
-		_, was = s.mine(raw, owner)
-		return decision{act: was, write: raw, ttl: lease}
+) (bool, error) {
+	was, err := change(ctx, s.r, key, record.Size, func(raw []byte) (bool, decision) {
+		_, mine := s.mine(raw, owner)
+		return mine, decision{act: mine, write: raw, ttl: lease}
 	})
-	return was, err
+	return was && err == nil, err
 }
 
 // mine reports whether raw is a stub of this owner. Only stubs are written here.

@@ -59,7 +59,11 @@ func (p *pipeline) do(ctx context.Context, send func(context.Context, commands) 
 	p.mu.Unlock()
 	p.trip(req)
 	if next := p.next(false); next != nil {
+		counted := p.r.begin() // if not, what is left is refused at once
 		go func() {
+			if counted {
+				defer p.r.work.Done()
+			}
 			for ; next != nil; next = p.next(true) {
 				p.trip(next...)
 			}

@@ -55,6 +55,7 @@ type Redis struct {
 	pipeline  pipeline
 	oneServer bool // one server gets all commands, in the order of a pipeline
 	asking    atomic.Bool
+	silent    atomic.Int64 // since when no command has been answered, on clock.local; 0: the last one was
 
 	mu     sync.Mutex
 	closed bool             // guarded by mu
@@ -74,7 +75,7 @@ const (
 // may be down. One connection of the client is used for a subscription; without permission for channels, waiting
 // processes poll and other processes' deletions reach this one's memory within LocalTTL.
 //
-// Clients that read from replicas are refused: a replica may return a value after its deletion.
+// Clients that read from replicas or cache on their side are refused: they may return a value after its deletion.
 func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 	var errs []error
 	if o.Prefix == "" {
@@ -100,6 +101,9 @@ func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 		errs = append(errs, errors.New("cache: NewRedis: no client"))
 	case *redis.Client:
 		r.oneServer = true
+		if co := c.Options(); co != nil && (co.ClientSideCache != nil || co.ClientSideCacheConfig != nil) {
+			errs = append(errs, errors.New("cache: NewRedis: the client has a client-side cache: want it off"))
+		}
 	case *redis.ClusterClient:
 		if co := c.Options(); co.ReadOnly || co.RouteByLatency || co.RouteRandomly {
 			errs = append(errs, errors.New("cache: NewRedis: the client reads from replicas: "+
@@ -116,7 +120,7 @@ func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 	r.process = hex.EncodeToString(id[:])
 	r.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Timeout:     tripped,
-		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= trips },
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= trips && r.silentFor(2*r.timeout) },
 	})
 	r.pipeline.r = r
 	r.store = newScriptStore(r)
@@ -186,8 +190,8 @@ func (r *Redis) each(name string, f func(*core)) {
 func (r *Redis) invalidate(full string) {
 	if name, key, ok := r.split(full); ok && name != "" {
 		r.each(name, func(c *core) { c.invalidate(key) })
+		r.waiters.lookAgain(full)
 	}
-	r.waiters.lookAgain(full)
 }
 
 // invalidateAll is called when the stream is lost and when it is back: what was missed is not known.
@@ -224,8 +228,24 @@ func call[T any](ctx context.Context, r *Redis, budget time.Duration, fn func(co
 		return zero, errCutOff
 	}
 	v, err := insist(ctx, r, budget, fn)
+	err = r.note(err)
 	report(silence(err))
 	return v, err
+}
+
+// note remembers since when nothing has been answered: many commands that fail at once are one failure.
+func (r *Redis) note(err error) error {
+	if silence(err) == nil {
+		r.silent.Store(0)
+	} else {
+		r.silent.CompareAndSwap(0, max(int64(r.clock.local(time.Now())), 1))
+	}
+	return err
+}
+
+func (r *Redis) silentFor(d time.Duration) bool {
+	since := r.silent.Load()
+	return since != 0 && r.clock.local(time.Now())-time.Duration(since) >= d
 }
 
 // insist is call without the breaker.
@@ -245,9 +265,9 @@ func insist[T any](
 	go func() {
 		defer r.work.Done()
 		defer cancel()
-		var rep reply
+		rep := reply{err: errReply} // if a hook of the user's client ends the goroutine
 		defer func() {
-			if p := recover(); p != nil { // a hook of the user's client
+			if p := recover(); p != nil { // or panics
 				rep.err = fmt.Errorf("cache: redis client panicked: %v", p)
 			}
 			replies <- rep
@@ -338,5 +358,13 @@ func (k *serverClock) observe(sent, received time.Time, now int64) {
 func (k *serverClock) now() (us int64, known bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.local(time.Now()).Microseconds() + k.hi, k.known
+	local := k.local(time.Now())
+	return local.Microseconds() + k.hi + int64(float64((local-k.at).Microseconds())*drift), k.known
+}
+
+// old reports whether it is time to ask again.
+func (k *serverClock) old() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return !k.known || k.local(time.Now())-k.at > time.Minute
 }

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -95,6 +96,9 @@ func (s *scriptStore) run(ctx context.Context, v verb, key string, args ...any) 
 		if !ok {
 			list = []any{reply}
 		}
+		if len(list) == 0 {
+			return nil, errReply
+		}
 		if len(list) > 1 {
 			if now, ok := list[1].(int64); ok {
 				s.r.clock.observe(sent, time.Now(), now)
@@ -112,7 +116,8 @@ func forbids(err error) bool {
 	}
 	text := strings.ToLower(answer.Error())
 	return strings.Contains(text, "eval") &&
-		(strings.HasPrefix(text, "noperm") || strings.HasPrefix(text, "err unknown command"))
+		(strings.HasPrefix(text, "noperm") || strings.HasPrefix(text, "err unknown command")) ||
+		strings.Contains(text, "the user executing the script can't run this command")
 }
 
 func (s *scriptStore) read(ctx context.Context, key string, limit int) ([]byte, error) {
@@ -148,7 +153,7 @@ func (s *scriptStore) acquire(ctx context.Context, a acquireArgs) (acquired, err
 		force = "1"
 	}
 	reply, err := s.run(ctx, s.acquireL, a.key, string(a.owner[:]), a.lease.Microseconds(), a.life.Milliseconds(), seen,
-		a.coder.stub(a.key), inbox, a.coder.maxRecord(), force)
+		a.coder.stub(a.key), inbox, a.coder.maxRecord(), force, a.broken)
 	if err != nil {
 		if errors.Is(err, errForbidden) {
 			return s.native.acquire(ctx, a)
@@ -179,6 +184,9 @@ func parseAcquired(reply []any) (got acquired, err error) {
 	}
 	_, word := field(0)
 	got.now, _ = field(1)
+	if got.now < 0 || got.now > latest {
+		err = errReply
+	}
 	got.received = time.Now()
 	switch word {
 	case "HIT":
@@ -187,7 +195,9 @@ func parseAcquired(reply []any) (got acquired, err error) {
 		got.outcome, got.record = hit, []byte(text)
 	case "WON":
 		got.outcome = won
-		got.fence, _ = field(2)
+		if got.fence, _ = field(2); got.fence < 0 || got.fence > latest {
+			err = errReply
+		}
 	case "BUSY":
 		got.outcome = busy
 		var text string
@@ -204,6 +214,9 @@ func parseAcquired(reply []any) (got acquired, err error) {
 	}
 	return got, err
 }
+
+// latest is the largest time and fence that are believed: in a record they have 16 digits, and a TTL is added.
+const latest = 6e15
 
 var errReply = errors.New("cache: unexpected reply from Redis")
 
@@ -254,24 +267,49 @@ func (s *scriptStore) renew(
 }
 
 func (s *scriptStore) delete(ctx context.Context, keys []string) error {
-	unlink := func(p redis.Pipeliner) {
-		for _, k := range keys {
-			p.Unlink(ctx, k) // one by one: keys of a cluster lie in different slots
+	var errs []error
+	for rest := keys; len(rest) > 0; {
+		n, size := 0, 0
+		for n < len(rest) && n < deleteKeys && (n == 0 || size+len(rest[n]) <= deleteBytes) {
+			size += len(rest[n])
+			n++
 		}
+		errs = append(errs, s.deleteSome(ctx, rest[:n]))
+		rest = rest[n:]
 	}
+	return errors.Join(errs...)
+}
+
+// What is deleted in one round trip, within one budget and one message.
+const (
+	deleteKeys  = 1000
+	deleteBytes = 1 << 20
+)
+
+func (s *scriptStore) deleteSome(ctx context.Context, keys []string) error {
 	_, err := insist(ctx, s.r, patient*s.r.timeout, func(ctx context.Context) (struct{}, error) {
-		if s.r.oneServer {
-			_, err := s.r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-				unlink(p)
-				p.Publish(ctx, s.everybody, s.r.deletion(keys))
-				return nil
-			})
-			return struct{}{}, withoutChannels(err)
+		var told *redis.IntCmd
+		cmds, err := s.r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for _, k := range keys {
+				p.Unlink(ctx, k) // one by one: keys of a cluster lie in different slots
+			}
+			if s.r.oneServer {
+				told = p.Publish(ctx, s.everybody, s.r.deletion(keys))
+			}
+			return nil
+		})
+		if len(cmds) < len(keys) {
+			return struct{}{}, cmp.Or(err, errReply)
 		}
-		if _, err := s.r.client.Pipelined(ctx, func(p redis.Pipeliner) error { unlink(p); return nil }); err != nil {
-			return struct{}{}, err
+		for _, cmd := range cmds[:len(keys)] {
+			if cmd.Err() != nil {
+				return struct{}{}, cmd.Err()
+			}
 		}
-		return struct{}{}, withoutChannels(s.r.client.Publish(ctx, s.everybody, s.r.deletion(keys)).Err())
+		if told == nil {
+			told = s.r.client.Publish(ctx, s.everybody, s.r.deletion(keys))
+		}
+		return struct{}{}, withoutChannels(told.Err())
 	})
 	if err != nil {
 		return fmt.Errorf("cache: redis: %w", err)
@@ -289,9 +327,7 @@ func (s *scriptStore) announce(ctx context.Context, key string) error {
 
 // withoutChannels forgives a PUBLISH that is forbidden: where it is, nobody listens, and LocalTTL is the bound.
 func withoutChannels(err error) error {
-	var answer redis.Error
-	if errors.As(err, &answer) && strings.HasPrefix(answer.Error(), "NOPERM") &&
-		strings.Contains(answer.Error(), "channel") || err != nil && strings.Contains(err.Error(), "'publish'") {
+	if redis.HasErrorPrefix(err, "NOPERM") {
 		return nil
 	}
 	return err

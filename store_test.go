@@ -101,7 +101,7 @@ func TestPastTheEnd(t *testing.T) {
 		p.get(background, "k", loads(0, "v")).must(t, "v", nil, 0)
 		raw, _ := w.Redis.Get(fullKey)
 		a := acquireArgs{
-			key: fullKey, owner: record.Owner{1}, seen: record.ID([]byte(raw)), lease: 10 * time.Second, life: time.Minute,
+			key: fullKey, owner: record.Owner{1}, seen: entryID(t, raw), lease: 10 * time.Second, life: time.Minute,
 			coder: cd,
 		}
 		got, err := s.acquire(background, a)
@@ -239,4 +239,14 @@ func TestDeletionMessage(t *testing.T) {
 	if m[0] != deleted || m[1:17] != r.process || !reflect.DeepEqual(got, []string{"", "a", "12345678"}) {
 		t.Errorf("%q: %q", m, got)
 	}
+}
+
+// entryID reads the id of the entry in raw.
+func entryID(t *testing.T, raw string) record.Owner {
+	t.Helper()
+	h, _, err := record.Open([]byte(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.ID
 }

@@ -43,9 +43,9 @@ func (r *Redis) everybodyChannel() string { return r.prefix + ":every-process-of
 
 func newStream(r *Redis, canWake bool) *stream {
 	ctx, stop := context.WithCancel(context.Background())
-	s := &stream{
-		r: r, canWake: canWake, stop: stop, done: make(chan struct{}),
-		channels: []string{r.inboxChannel(r.process), r.everybodyChannel()},
+	s := &stream{r: r, canWake: canWake, stop: stop, done: make(chan struct{}), channels: []string{r.everybodyChannel()}}
+	if canWake { // a Ring listens on the shard of the first channel, and publishes on that of the message's
+		s.channels = append(s.channels, r.inboxChannel(r.process))
 	}
 	go s.run(ctx)
 	return s
@@ -58,10 +58,11 @@ func (s *stream) wakes() bool { return s.canWake && s.up.Load() }
 func (s *stream) close() {
 	s.stop()
 	s.mu.Lock()
-	if s.sub != nil {
-		_ = s.sub.Close()
-	}
+	sub := s.sub
 	s.mu.Unlock()
+	if sub != nil {
+		_ = sub.Close() // or it would listen for a while
+	}
 	<-s.done
 }
 
@@ -83,13 +84,24 @@ func (s *stream) run(ctx context.Context) {
 	}
 }
 
-// listen subscribes and handles messages until the connection is lost. It reports whether it ever stood.
+// listen subscribes and handles messages until the connection is lost. It reports whether it ever stood. A client that
+// panics (a Ring without a shard does, and so may a hook of the user's) has lost it; its subscription is left alone then, for it
+// may hold a lock of its own for ever.
 func (s *stream) listen(ctx context.Context) (stood bool) {
+	defer func() {
+		panicked := recover() != nil
+		s.mu.Lock()
+		sub := s.sub
+		s.sub = nil
+		s.mu.Unlock()
+		if sub != nil && !panicked {
+			_ = sub.Close()
+		}
+	}()
 	sub := s.r.client.Subscribe(ctx, s.channels...)
 	s.mu.Lock()
 	s.sub = sub
 	s.mu.Unlock()
-	defer sub.Close()
 	confirmed, silent := 0, 0
 	for ctx.Err() == nil {
 		msg, err := sub.ReceiveTimeout(ctx, quiet)

@@ -9,7 +9,7 @@
 -- Replies  1  the lease was this owner's; a stub is gone, a value keeps what was left of its own life
 --          0  it was not; nothing is changed
 
-local now, r = clock(), open()
+local now, r = clock(), open('')
 if not mine(r, ARGV[1], ARGV[2]) then return 0 end
 
 local list = waiting(r)

@@ -5,11 +5,12 @@
 -- ARGV[2]  lease, us
 -- ARGV[3]  life of the record, ms: much longer than the lease, so that a late holder whom nobody displaced
 --          may still commit and eviction by shortest TTL does not pick live leases first
--- ARGV[4]  id of an entry that the caller cannot use, or ''
+-- ARGV[4]  id of an entry that the caller has and wants to replace, or ''
 -- ARGV[5]  the entry part of a stub (136 bytes): carries the caller's version and digests
 -- ARGV[6]  the caller's inbox, 16 bytes, or ''
 -- ARGV[7]  largest record the caller takes, bytes
 -- ARGV[8]  '1': take the lease whoever holds it, and drop the value (Set)
+-- ARGV[9]  checksum of a record that the caller was not able to read, 8 bytes, or '': it is replaced, whatever it says
 --
 -- Replies  {'HIT', now, record}
 --          {'WON', now, fence}         also if this owner's lease is there already: a lost reply costs nothing
@@ -17,7 +18,7 @@
 --          {'OTHER', now}              an entry of a newer version, or of another type: leave it alone
 
 local owner, seen, stub, inbox, force = ARGV[1], ARGV[4], ARGV[5], ARGV[6], ARGV[8] == '1'
-local now, r = clock(), open()
+local now, r = clock(), open(ARGV[9])
 local fence, list, held = 0, '', 0
 
 if r and r.key == string.sub(stub, 15, 22) then
@@ -35,6 +36,7 @@ end
 
 if r then
   if r.owner == owner then return {'WON', now, r.lease_fence} end
+  if force and not r.stub and r.id == owner then return {'WON', now, r.fence} end -- a late copy: COMMIT has been here
   if not force then
     if not r.stub and now < r.fresh and r.id ~= seen and redis.call('STRLEN', KEYS[1]) <= tonumber(ARGV[7]) then
       return {'HIT', now, redis.call('GET', KEYS[1])}

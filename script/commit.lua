@@ -17,7 +17,7 @@
 --          {'FAILED', now, why}  the server refused the write; the lease is dropped
 
 local owner, record = ARGV[1], ARGV[3]
-local now, r = clock(), open()
+local now, r = clock(), open('')
 if not r then return {'MISSING', now} end
 if not mine(r, owner, ARGV[2]) then
   if not r.stub and r.id == owner then return {'ALREADY', now} end

@@ -22,11 +22,17 @@ local function clock()
   return tonumber(t[1]) * 1000000 + tonumber(t[2])
 end
 
--- open returns the record under KEYS[1], or nil if there is none of ours.
-local function open()
+-- open returns the record under KEYS[1], or nil if there is none of ours. Its numbers are not under a checksum here, so they are
+-- looked at: all digits, and fences so small that a next one can be written. A record whose checksum is broken, 8 bytes or '',
+-- is one that the caller was not able to read.
+local function open(broken)
   local raw = redis.pcall('GETRANGE', KEYS[1], 0, SIZE - 1)
-  if type(raw) ~= 'string' or #raw < SIZE or string.sub(raw, 1, 3) ~= 'bw1' then return nil end
-  local r = {
+  if type(raw) ~= 'string' or #raw < SIZE or string.sub(raw, 1, 3) ~= 'bw1' or string.sub(raw, 129, 136) == broken
+    or not string.find(string.sub(raw, 5, 14), '^%d+$') or not string.find(string.sub(raw, 47, 110), '^[0-8]%d+$')
+    or not string.find(string.sub(raw, 153, 194), '^[0-8]%d+$') then
+    return nil
+  end
+  return {
     stub = string.sub(raw, 4, 4) == 'S',
     version = tonumber(string.sub(raw, 5, 14)),
     key = string.sub(raw, 15, 22),
@@ -41,10 +47,6 @@ local function open()
     lease = tonumber(string.sub(raw, 185, 194)),
     all = string.sub(raw, 195, 195) == '1',
   }
-  if r.version and r.fence and r.fresh and r.stale and r.lease_fence and r.lease_until and r.lease then
-    return r
-  end
-  return nil
 end
 
 -- mine tells whether the lease in r belongs to this owner and, unless the fence is '', to this tenure.

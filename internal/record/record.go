@@ -155,12 +155,12 @@ func Open(b []byte) (h Header, payload []byte, err error) {
 	return h, payload, nil
 }
 
-// ID returns the id of the entry in b even if the rest of it is unreadable, for the scripts judge only the header.
-func ID(b []byte) (id Owner) {
-	if len(b) >= Size {
-		copy(id[:], b[idAt:])
+// Sum returns the checksum in b, which tells it apart even if it is wrong; nothing if b is too short to be a record.
+func Sum(b []byte) string {
+	if len(b) < Size {
+		return ""
 	}
-	return id
+	return string(b[sumAt:leaseAt])
 }
 
 // sum covers the state, the digests and the payload alike: a record cut short, shifted or mixed from two is unreadable.
