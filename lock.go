@@ -110,7 +110,7 @@ func (c *core) shared(f *flight) *result {
 		key: f.full, owner: newOwner(), lease: c.opts.Lease, life: c.recordLife(), coder: c.coder,
 	}
 	patience := time.Now().Add(c.opts.LoadTimeout + c.opts.Lease)
-	waiting := waiting{w: w, patience: patience}
+	wait := waiting{w: w, patience: patience}
 	for tries := 0; ; {
 		a.broken = ""
 		if errors.Is(err, errUnreadable) {
@@ -148,20 +148,20 @@ func (c *core) shared(f *flight) *result {
 			f.leave()
 			return c.loadAlone(f, errOther)
 		case got.outcome == won:
-			if waiting.began {
+			if wait.began {
 				c.stats.takeovers.Add(1)
 			}
 			return c.loadLeased(f, since, a, got)
 		}
 		f.leave()
-		if !waiting.began {
-			waiting.began = true
+		if !wait.began {
+			wait.began = true
 			c.stats.waits.Add(1)
 		}
-		if got.holder != waiting.holder {
-			waiting.holder, waiting.poll = got.holder, 0
+		if got.holder != wait.holder {
+			wait.holder, wait.poll = got.holder, 0
 		}
-		res, raw, err = c.wait(f, &waiting, got, since)
+		res, raw, err = c.wait(f, &wait, got, since, asOf)
 		switch {
 		case res != nil:
 			return res
@@ -235,9 +235,9 @@ type waiting struct {
 }
 
 // wait waits for the holder's value: woken, or by looking. It returns a result; or nothing if the lease may be free, with
-// what it has read and, if that was not readable, errUnreadable; or another error if Redis does not answer. since was taken
-// before the ACQUIRE that named the holder.
-func (c *core) wait(f *flight, w *waiting, got acquired, since epoch) (*result, []byte, error) {
+// what it has read and, if that was not readable, errUnreadable; or another error if Redis does not answer. since and asOf were
+// taken before the ACQUIRE that named the holder.
+func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint64) (*result, []byte, error) {
 	ends := time.Now().Add(got.left)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -266,8 +266,7 @@ func (c *core) wait(f *flight, w *waiting, got acquired, since epoch) (*result, 
 		case news.kind == wakeAborted && news.owner == got.holder:
 			return nil, nil, nil
 		case news.kind == wakeCommitted && news.owner == got.holder && len(news.record) > 0:
-			// The holder had its lease until it stored this, so no deletion came before: everybody may have it.
-			if res, _ := c.use(f, news.record, since, 0); res != nil {
+			if res, _ := c.use(f, news.record, since, asOf); res != nil {
 				c.stats.wakes.Add(1)
 				return res, nil, nil
 			}

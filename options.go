@@ -59,7 +59,8 @@ type Options struct {
 
 	// MaxValueBytes bounds the encoded size of a value, before and after compression. A larger one is returned to
 	// its callers and kept in memory, but not stored in Redis; a larger one found in Redis is a miss and is
-	// replaced. At most 512 MiB. Default: 8 MiB.
+	// replaced. What a value takes in memory is bounded only in proportion: an element of a slice takes its Go size,
+	// and may be one byte in MessagePack. At most 512 MiB. Default: 8 MiB.
 	MaxValueBytes int
 
 	// Version orders the formats of values. Raise it when stored values cannot be read as V any more: entries of
