@@ -1,3 +1,21 @@
+// Package cache is a read-through cache for expensive loads that are shared by many goroutines in many processes.
+//
+//	users, err := cache.New[User]("user", cache.Options{Redis: rds, TTL: 10 * time.Minute})
+//	u, err := users.GetOrLoad(ctx, "42", loadUser)
+//
+// A call looks in this process's memory, then joins the one flight for its key in this process, which looks in Redis,
+// then takes the one lease for the key in the fleet, and loads. Each is tried only when the one before has no answer.
+// Without Redis it is a memory cache with the same behaviour.
+//
+// The lease saves work. It is not mutual exclusion, nothing depends on it for correctness, and no error of it ever
+// reaches a caller: when Redis is slow, down or refuses, when a lease is lost, expired, deleted or taken over, callers
+// get the loaded value, their loader's own error, or their own context's error.
+//
+// Not promised: that a loader runs exactly once; mutual exclusion for side effects; freshness when the loader reads a
+// lagging replica, when Delete is called before the database has committed, or when a failover of Redis loses the
+// deletion.
+//
+// Values are shared between callers, not copied.
 package cache
 
 import (
@@ -89,8 +107,9 @@ func (c *Cache[V]) Get(ctx context.Context, key string) (V, bool) {
 // Set stores a value as if it had just been loaded, and invalidates what is stored or being loaded elsewhere, as Delete
 // does. If another Set or a Delete of the key overlaps, the order in which they take effect is not defined.
 //
-// It blocks for three commands, not longer than ctx; when ctx ends it returns ctx.Err() and goes on in the background. Its errors are those of
-// the Codec and of Redis, ErrClosed, and one if the value or the key is too large; the value is not stored then.
+// It blocks for three commands, not longer than ctx; when ctx ends it returns ctx.Err() and goes on in the
+// background. Its errors are those of the Codec and of Redis, ErrClosed, and one if the value or the key is too
+// large; the value is not stored then.
 func (c *Cache[V]) Set(ctx context.Context, key string, value V, opts ...CallOption) error {
 	return c.core.set(ctx, key, value, newCallOptions(opts))
 }
@@ -100,9 +119,9 @@ func (c *Cache[V]) Set(ctx context.Context, key string, value V, opts ...CallOpt
 // within the time that a message takes (LocalTTL at most while their connection for messages is down). Call it after
 // the change of the origin is committed, not before.
 //
-// It blocks for one or two round trips for each 1,000 keys, each at most ten times RedisOptions.Timeout, and not longer than ctx; when ctx ends it
-// returns ctx.Err() and goes on in the background. On an error of Redis the keys are deleted here, and perhaps there:
-// repeat it.
+// It blocks for one or two round trips for each 1,000 keys, each at most ten times RedisOptions.Timeout, and not
+// longer than ctx; when ctx ends it returns ctx.Err() and goes on in the background. On an error of Redis the keys
+// are deleted here, and perhaps there: repeat it.
 func (c *Cache[V]) Delete(ctx context.Context, keys ...string) error {
 	return c.core.delete(ctx, keys)
 }

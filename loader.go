@@ -53,9 +53,10 @@ type flight struct {
 	res     *result
 }
 
-// flights are the flights under way. singleflight (https://pkg.go.dev/golang.org/x/sync/singleflight) collapses calls; its
-// traps are kept away from it. Callers wait for their flight and not for it, because it never answers them after a
-// Goexit (go.dev/issue/67087), and they leave by themselves. A flight that was forgotten or that nobody wants takes no more of them.
+// flights are the flights under way. singleflight (https://pkg.go.dev/golang.org/x/sync/singleflight) collapses
+// calls; its traps are kept away from it. Callers wait for their flight and not for it, because it never answers them
+// after a Goexit (go.dev/issue/67087), and they leave by themselves. A flight that was forgotten or that nobody wants
+// takes no more of them.
 type flights struct {
 	group singleflight.Group
 
@@ -161,8 +162,8 @@ func (fs *flights) forgetAll() {
 	}
 }
 
-// enter waits until fewer than two loads of f's key run, and takes a slot for one: f.leave gives it back. While it waits it
-// looks whether a load is still needed: look returns a result if it is not, or has become pointless.
+// enter waits until fewer than two loads of f's key run, and takes a slot for one: f.leave gives it back. While it
+// waits it looks whether a load is still needed: look returns a result if it is not, or has become pointless.
 func (fs *flights) enter(f *flight, look func() *result) *result {
 	fs.mu.Lock()
 	l := fs.loading[f.key]

@@ -64,8 +64,9 @@ func newLocal(o *Options) *local {
 	return l
 }
 
-// entryOverhead is about what an entry costs in memory besides its key and value: see docs and TestLocalOverhead.
-const entryOverhead = 150
+// entryOverhead is about what an entry costs in memory besides its key and value: with otter 2.4.0 and 200,000 entries
+// 135 bytes of heap were measured on a 64-bit machine.
+const entryOverhead = 135
 
 // now is the time on the clock of localEntry.until: monotonic nanoseconds.
 func (l *local) now() int64 { return int64(time.Since(l.started)) }

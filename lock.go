@@ -10,11 +10,12 @@ import (
 	"github.com/bellwether-go/cache/internal/record"
 )
 
-// The lease. Before a process computes a value that others may be computing as well, it writes a stub under the value's
-// own key, or, if there is an entry already, its name into the entry's header. That is the check-and-set by random token
-// of the Redlock discussion (http://antirez.com/news/101, point 3) with the cache entry as the protected resource, and the lease of
-// "Scaling Memcache at Facebook" (NSDI 2013, section 3.2.1): whoever deletes the key revokes the lease with it, and a
-// value is stored only while the lease is still its owner's. It saves work; nothing depends on it. Whatever goes wrong with it, the loader runs.
+// The lease. Before a process computes a value that others may be computing as well, it writes a stub under the
+// value's own key, or, if there is an entry already, its name into the entry's header. That is the check-and-set by
+// random token of the Redlock discussion (http://antirez.com/news/101, point 3) with the cache entry as the protected
+// resource, and the lease of "Scaling Memcache at Facebook" (NSDI 2013, section 3.2.1): whoever deletes the key
+// revokes the lease with it, and a value is stored only while the lease is still its owner's. It saves work; nothing
+// depends on it. Whatever goes wrong with it, the loader runs.
 
 // store is what the lease needs of Redis, one method a verb. Errors mean that there was no answer: the verb may have
 // been executed, or may be later.
@@ -234,9 +235,9 @@ type waiting struct {
 	poll     time.Duration // the last pause, for this holder
 }
 
-// wait waits for the holder's value: woken, or by looking. It returns a result; or nothing if the lease may be free, with
-// what it has read and, if that was not readable, errUnreadable; or another error if Redis does not answer. since and asOf were
-// taken before the ACQUIRE that named the holder.
+// wait waits for the holder's value: woken, or by looking. It returns a result; or nothing if the lease may be free,
+// with what it has read and, if that was not readable, errUnreadable; or another error if Redis does not answer.
+// since and asOf were taken before the ACQUIRE that named the holder.
 func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint64) (*result, []byte, error) {
 	ends := time.Now().Add(got.left)
 	timer := time.NewTimer(0)

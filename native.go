@@ -11,9 +11,9 @@ import (
 )
 
 // nativeStore has the verbs of a lease in plain commands, for servers that forbid scripts. It collapses loads like
-// scripts do, with these differences: a stub expires with its lease, and so carries no deadline; there is no fence, only the owner; nobody is woken, so waiters poll. A change is a WATCH, a bounded read,
-// and a MULTI that fails if the record has moved since: a blind SET or PEXPIRE could overwrite what a newer owner
-// stored.
+// scripts do, with these differences: a stub expires with its lease, and so carries no deadline; there is no fence,
+// only the owner; nobody is woken, so waiters poll. A change is a WATCH, a bounded read, and a MULTI that fails if
+// the record has moved since: a blind SET or PEXPIRE could overwrite what a newer owner stored.
 type nativeStore struct{ r *Redis }
 
 // retries of a transaction that lost to another one.
@@ -63,8 +63,9 @@ func change[T any](
 	})
 }
 
-// acquire is a transaction too, where SET NX would do for an empty key: a late copy of SET NX, executed after a deletion, would give
-// the same owner its lease back, and there is no fence to tell the two apart. A late EXEC finds that the key has moved.
+// acquire is a transaction too, where SET NX would do for an empty key: a late copy of SET NX, executed after a
+// deletion, would give the same owner its lease back, and there is no fence to tell the two apart. A late EXEC finds
+// that the key has moved.
 func (s nativeStore) acquire(ctx context.Context, a acquireArgs) (acquired, error) {
 	now, known := s.r.clock.now()
 	if !known {

@@ -218,9 +218,9 @@ func (r *Redis) begin() bool {
 	return !r.closed
 }
 
-// call runs one command within a budget of time, unless the breaker is open. A command runs in a goroutine of its own, because go-redis does not
-// return when its context ends: with a frozen server it was seen to return after 5.0 s whatever the context. The
-// context given to fn has the values of ctx, not its cancellation.
+// call runs one command within a budget of time, unless the breaker is open. A command runs in a goroutine of its
+// own, because go-redis does not return when its context ends: with a frozen server it was seen to return after 5.0 s
+// whatever the context. The context given to fn has the values of ctx, not its cancellation.
 func call[T any](ctx context.Context, r *Redis, budget time.Duration, fn func(context.Context) (T, error)) (T, error) {
 	report, err := r.breaker.Allow()
 	if err != nil {

@@ -84,9 +84,9 @@ func (s *stream) run(ctx context.Context) {
 	}
 }
 
-// listen subscribes and handles messages until the connection is lost. It reports whether it ever stood. A client that
-// panics (a Ring without a shard does, and so may a hook of the user's) has lost it; its subscription is left alone then, for it
-// may hold a lock of its own for ever.
+// listen subscribes and handles messages until the connection is lost. It reports whether it ever stood. A client
+// that panics (a Ring without a shard does, and so may a hook of the user's) has lost it; its subscription is left
+// alone then, for it may hold a lock of its own for ever.
 func (s *stream) listen(ctx context.Context) (stood bool) {
 	defer func() {
 		panicked := recover() != nil

@@ -22,9 +22,9 @@ local function clock()
   return tonumber(t[1]) * 1000000 + tonumber(t[2])
 end
 
--- open returns the record under KEYS[1], or nil if there is none of ours. Its numbers are not under a checksum here, so they are
--- looked at: all digits, and fences so small that a next one can be written. A record whose checksum is broken, 8 bytes or '',
--- is one that the caller was not able to read.
+-- open returns the record under KEYS[1], or nil if there is none of ours. Its numbers are not under a checksum here,
+-- so they are looked at: all digits, and fences so small that a next one can be written. A record whose checksum is
+-- broken, 8 bytes or '', is one that the caller was not able to read.
 local function open(broken)
   local raw = redis.pcall('GETRANGE', KEYS[1], 0, SIZE - 1)
   if type(raw) ~= 'string' or #raw < SIZE or string.sub(raw, 1, 3) ~= 'bw1' or string.sub(raw, 129, 136) == broken
