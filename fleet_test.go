@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +14,16 @@ import (
 	"github.com/bellwether-go/cache/internal/lab"
 	"github.com/bellwether-go/cache/internal/record"
 )
+
+// TestMain keeps go-redis quiet: it logs every connection that the tests break.
+func TestMain(m *testing.M) {
+	redis.SetLogger(quietLogger{})
+	os.Exit(m.Run())
+}
+
+type quietLogger struct{}
+
+func (quietLogger) Printf(context.Context, string, ...any) {}
 
 // proc is a process in a bubble: a client, a Redis and a Cache of its own.
 type proc struct {

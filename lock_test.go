@@ -212,6 +212,45 @@ func TestInvalidationOfOtherMemories(t *testing.T) {
 	})
 }
 
+// Rule 3: between the beginning of Delete and its UNLINK somebody reads the old value into memory. It does not stay.
+func TestReadDuringDelete(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{}, nil)
+		defer p.stop()
+		p.get(background, "k", loads(0, "old")).must(t, "old", nil, 0)
+		w.Hold(only("A", "UNLINK", lab.Request))
+		done := make(chan error, 1)
+		go func() { done <- p.cache.Delete(background, "k") }()
+		w.Held()
+		p.get(background, "k", nil).must(t, "old", nil, 0)
+		w.Hold(nil)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		p.get(background, "k", loads(0, "new")).must(t, "new", nil, 0)
+	})
+}
+
+// P1: a hit in Redis is one command, for all who ask at the same time; a hit in memory is none.
+func TestCommandsOfHits(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		ps := fleet(t, w, Options{}, "A", "B")
+		defer stopAll(ps)
+		ps["A"].get(background, "k", loads(0, "v")).must(t, "v", nil, 0)
+		ps["B"].get(background, "other", loads(0, "v")).must(t, "v", nil, 0) // B learns the server's time
+		sent := w.Sent("B")
+		for i, want := range []int{1, 1} {
+			for range 10 {
+				ps["B"].get(background, "k", nil)
+			}
+			synctest.Wait()
+			if n := w.Sent("B") - sent; n != want {
+				t.Errorf("round %d: %d commands", i, n)
+			}
+		}
+	})
+}
+
 // A plain DEL by anything else is an invalidation too: for Redis and for the load under way.
 func TestDeleteByAnyTool(t *testing.T) {
 	bubble(t, func(t *testing.T, w *lab.World) {

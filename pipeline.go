@@ -43,7 +43,7 @@ type request struct {
 	done chan struct{}
 }
 
-// do sends a command and returns it with its answer, or an error if there was none within the budget, which begins
+// do sends a command and returns it with its answer or error; or an error if it got no answer within the budget, which begins
 // when the command is sent and is larger in company. It blocks for the round trip under way and its own.
 func (p *pipeline) do(ctx context.Context, send func(context.Context, commands) redis.Cmder) (redis.Cmder, error) {
 	req := &request{ctx: ctx, send: send}
@@ -112,8 +112,7 @@ func (p *pipeline) trip(batch ...*request) {
 	for i, req := range batch {
 		switch {
 		case i < len(cmds):
-			req.cmd = cmds[i]
-			req.err = silence(req.cmd.Err())
+			req.cmd = cmds[i] // with its own error, if there was no answer to it
 		case err != nil:
 			req.err = err
 		default:

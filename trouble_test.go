@@ -326,11 +326,23 @@ func TestClosedRedis(t *testing.T) {
 // Stream lost and back: the memory is dropped at both, so what was missed meanwhile cannot stay.
 func TestStreamLoss(t *testing.T) {
 	bubble(t, func(t *testing.T, w *lab.World) {
-		ps := fleet(t, w, Options{}, "A", "B")
+		ps := fleet(t, w, Options{LoadTimeout: time.Minute}, "A", "B")
 		defer stopAll(ps)
+		a := ps["A"].cache
 		ps["A"].get(background, "k", loads(0, "old")).must(t, "old", nil, 0)
 		w.CutOff("A", false)
 		synctest.Wait()
+		if _, ok := a.core.local.get("k"); ok {
+			t.Error("in memory after the loss")
+		}
+		for i := range 10 { // until the breaker is open
+			ps["A"].get(background, fmt.Sprint(i), loads(0, "v"))
+			time.Sleep(100 * time.Millisecond)
+		}
+		ps["A"].get(background, "k", loads(0, "alone")).must(t, "alone", nil, 0)
+		if _, ok := a.core.local.get("k"); !ok {
+			t.Error("not a memory cache while it is cut off")
+		}
 		if err := ps["B"].cache.Set(background, "k", "new"); err != nil {
 			t.Fatal(err)
 		}
