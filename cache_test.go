@@ -77,7 +77,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// NewRedis takes every client of go-redis, and refuses those that read from replicas.
+// NewRedis takes every client of go-redis, and refuses those that read from replicas or cache on their side.
 func TestClients(t *testing.T) {
 	for name, client := range map[string]Client{
 		"single":    redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"}),
@@ -102,6 +102,13 @@ func TestClients(t *testing.T) {
 		if _, err := NewRedis(redis.NewClusterClient(o), RedisOptions{}); err == nil {
 			t.Errorf("a client with %s is accepted", name)
 		}
+	}
+	caching := redis.NewClient(&redis.Options{
+		Addr: "127.0.0.1:1", Protocol: 3, ClientSideCacheConfig: &redis.ClientSideCacheConfig{},
+	})
+	defer caching.Close()
+	if _, err := NewRedis(caching, RedisOptions{}); err == nil {
+		t.Error("a client with a cache of its own is accepted")
 	}
 }
 
@@ -128,9 +135,9 @@ func TestTTLOfYears(t *testing.T) {
 			}
 			return
 		}
-		time.Sleep(years - 1)
+		time.Sleep(years - time.Nanosecond)
 		p.get(background, "k", nil).must(t, "1", nil, 0)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		p.get(background, "k", loads(0, "2")).must(t, "2", nil, 0)
 	})
 }

@@ -64,8 +64,8 @@ type flights struct {
 	closed  bool                 // guarded by mu
 	current map[string]*flight   // those that calls may join; guarded by mu, which also covers group's map
 	all     map[*flight]struct{} // also those that no call may join; guarded by mu
-	loading map[string]*loading
-	running sync.WaitGroup // Add under mu while not closed
+	loading map[string]*loading  // by key; guarded by mu
+	running sync.WaitGroup       // Add under mu while not closed
 }
 
 func newFlights() *flights {
@@ -238,7 +238,7 @@ func (fs *flights) close() {
 }
 
 // load runs the loader of a flight in a goroutine of its own, at most for LoadTimeout, and renews the lease meanwhile if
-// there is one. The result is complete except for confirmed.
+// there is one. A value it returns is as of the beginning of the load; who knows better says so.
 func (c *core) load(f *flight, t *tenure) *result {
 	ctx, cancel := context.WithTimeout(f.ctx, c.opts.LoadTimeout)
 	defer cancel()
