@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	mathrand "math/rand/v2"
 	"time"
 
 	"github.com/bellwether-go/cache/internal/record"
@@ -248,8 +247,8 @@ func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint6
 		} else {
 			w.poll = min(max(2*w.poll, pollFirst), pollMost)
 		}
-		next := w.poll/2 + mathrand.N(w.poll) // +-50 %
-		if rest := time.Until(ends) + mathrand.N(lookSoon); rest < next {
+		next := w.poll/2 + c.redis.spread(w.poll) // +-50 %
+		if rest := time.Until(ends) + c.redis.spread(lookSoon); rest < next {
 			next = max(rest, lookSoon)
 		}
 		timer.Reset(max(min(next, time.Until(w.patience)), 0))

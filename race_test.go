@@ -1,458 +1,637 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/bellwether-go/cache/internal/lab"
 	"github.com/bellwether-go/cache/internal/record"
+	"github.com/bellwether-go/cache/internal/scenario"
 )
 
-// orders are the orders of aiocache #979 (https://github.com/aio-libs/aiocache/issues/979), in which two or three actors
-// take a lock one after the other: +L the server executes the acquisition, +E its reply is handled, -L the server
-// executes the release, -E its reply is handled. aiocache raises KeyError in 44 of these 50.
-func orders(t *testing.T) map[string][]string {
-	b, err := os.ReadFile("testdata/aiocache-979.txt")
-	if err != nil {
-		t.Fatal(err)
+// TestScenarios plays the files in testdata/scenario, each race in one of them. Their language is described in
+// docs/scenarios.md; go test -run TestScenarios . -rewrite writes what happens into them.
+func TestScenarios(t *testing.T) {
+	files, err := filepath.Glob("testdata/scenario/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scenarios: %v", err)
 	}
-	found := make(map[string][]string)
-	for line := range strings.Lines(string(b)) {
-		words := strings.Fields(line)
-		if len(words) == 0 || strings.HasPrefix(line, "#") {
-			continue
-		}
-		found[words[0]] = words[1 : len(words)-1] // the last one is what aiocache makes of it
-	}
-	if len(found) != 50 {
-		t.Fatalf("%d orders", len(found))
-	}
-	return found
-}
-
-// variant says how the actors release.
-type variant struct {
-	name   string
-	fail   bool // their loaders fail: the release is an ABORT; else it is a COMMIT, and somebody deletes the value
-	repeat bool // the reply of the release is lost: at -E the client has repeated it, and the copy is executed
-}
-
-var variants = []variant{
-	{name: "abort", fail: true}, {name: "abort repeated", fail: true, repeat: true},
-	{name: "commit"}, {name: "commit repeated", repeat: true},
-}
-
-// replay plays one order and returns what went wrong. breakIt changes the scripts of all actors; it may be nil.
-func replay(t *testing.T, order []string, v variant, breakIt func(*scriptStore)) (faults []string) {
-	complain := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
-	synctest.Test(t, func(t *testing.T) {
-		w := lab.New(t)
-		defer w.Close()
-		const full = "cache:user:42"
-		procs, answers := map[string]*proc{}, map[string]*answer{}
-		owners := map[string]record.Owner{}
-		gated := func(m *lab.Message) bool {
-			switch verbOf(m) {
-			case "ACQUIRE", "COMMIT", "ABORT", "SCRIPT":
-				return m.Kind != lab.Push
-			}
-			return false
-		}
-		w.Hold(gated)
-		loaderErr := func(name string) error { return fmt.Errorf("origin is down for %s", name) }
-		errs := map[string]error{}
-		for _, name := range []string{"A", "B", "C"} {
-			if !strings.Contains(strings.Join(order, " "), name) {
-				continue
-			}
-			p := start(t, w, name, Options{}, nil)
-			defer p.stop()
-			if breakIt != nil {
-				breakIt(p.rds.store.(*scriptStore))
-			}
-			procs[name], errs[name] = p, loaderErr(name)
-			answers[name] = p.get(t.Context(), "42", func(context.Context, string) (string, error) {
-				if v.fail {
-					return "", errs[name]
-				}
-				return "of " + name, nil
+	for _, path := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) {
+			scenario.Run(t, path, func(t *testing.T, script func(do func(string) []string)) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newStage(t)
+					defer s.close()
+					script(s.do)
+				})
 			})
-		}
-		next := func(name string, kind lab.Kind) *lab.Message {
-			for _, m := range w.Held() {
-				if m.Process == name && m.Kind == kind {
-					return m
-				}
-			}
-			return nil
-		}
-		var inForce string // who holds the lease by the order
-		for _, step := range order {
-			name, what := step[:1], step[1:]
-			m := next(name, map[byte]lab.Kind{'L': lab.Request, 'E': lab.Reply}[what[1]])
-			if m == nil {
-				complain("%s: nothing of %s is under way", step, name)
-				break
-			}
-			switch what {
-			case "+L":
-				m.Deliver()
-				inForce, owners[name] = name, holder(w, full)
-			case "+E":
-				m.Deliver()
-			case "-L":
-				m.Deliver()
-				inForce = ""
-				if !v.fail {
-					w.Redis.Del(full) // by somebody: so that the next actor takes the lease too
-				}
-			case "-E":
-				if v.repeat {
-					m.Lose()
-					if m = next(name, lab.Request); m == nil {
-						complain("%s: the client did not repeat the release", step)
-						break
-					}
-					m.Deliver()
-					if m = next(name, lab.Reply); m == nil {
-						complain("%s: no reply to the repeated release", step)
-						break
-					}
-				}
-				m.Deliver()
-			}
-			if got := holder(w, full); inForce == "" && got != (record.Owner{}) {
-				complain("%s: a lease is in force that nobody should hold", step)
-			} else if inForce != "" && (got != owners[inForce] || got == (record.Owner{})) {
-				complain("%s: the lease of %s is gone", step, inForce)
-			}
-			if w.Redis.Exists(full) && inForce == "" {
-				complain("%s: something was stored", step)
-			}
-		}
-		w.Hold(nil)
-		for name, p := range procs {
-			p.calls.Wait()
-			a := answers[name]
-			switch {
-			case v.fail && !errors.Is(a.err, errs[name]):
-				complain("%s got error %v", name, a.err)
-			case !v.fail && (a.err != nil || a.value != "of "+name):
-				complain("%s got %q, %v", name, a.value, a.err)
-			case a.took != 0:
-				complain("%s waited %v", name, a.took)
-			}
-			if s := p.cache.Stats(); s.Loads != 1 || s.LeasesWon != 1 {
-				complain("%s: %d loads under %d leases", name, s.Loads, s.LeasesWon)
-			}
-		}
-	})
-	return faults
-}
-
-// TestAiocache979 is the bug that this package grew out of: a release must not touch what belongs to another attempt,
-// however requests and replies of two or three processes interleave, and however often it is executed.
-func TestAiocache979(t *testing.T) {
-	for name, order := range orders(t) {
-		for _, v := range variants {
-			t.Run(name+"/"+v.name, func(t *testing.T) {
-				for _, f := range replay(t, order, v, nil) {
-					t.Error(f)
-				}
-			})
-		}
-	}
-}
-
-// TestAiocache979CatchesABrokenRelease shows that the orders would notice: a release that does not ask whose lease it
-// is fails those in which it is repeated while another actor holds the lease.
-func TestAiocache979CatchesABrokenRelease(t *testing.T) {
-	const check = "return r and r.owner == owner and (fence == '' or r.lease_fence == tonumber(fence))"
-	if !strings.Contains(recordLua, check) {
-		t.Fatal("the owner check is not where this test expects it")
-	}
-	broken := strings.Replace(recordLua, check, "return r ~= nil", 1)
-	breakIt := func(s *scriptStore) {
-		s.abortL.script = redis.NewScript(broken + abortLua)
-		s.commitL.script = redis.NewScript(broken + commitLua)
-	}
-	for _, v := range variants {
-		t.Run(v.name, func(t *testing.T) {
-			var failed []string
-			for name, order := range orders(t) {
-				faults := replay(t, order, v, breakIt)
-				if (len(faults) > 0) != (v.repeat && releasesUnderAnother(order)) {
-					t.Errorf("%s: faults %q", name, faults)
-				}
-				if len(faults) > 0 {
-					failed = append(failed, name)
-				}
-			}
-			slices.Sort(failed)
-			t.Logf("fails %d of 50: %s", len(failed), strings.Join(failed, " "))
 		})
 	}
 }
 
-// releasesUnderAnother reports whether some actor's -E comes while another one holds the lock.
-func releasesUnderAnother(order []string) bool {
-	var inForce string
-	for _, step := range order {
-		switch name := step[:1]; step[1:] {
-		case "+L":
-			inForce = name
-		case "-L":
-			inForce = ""
-		case "-E":
-			if inForce != "" && inForce != name {
+// stage is where a scenario is played: processes, a server between them, an origin behind them, and the transcript.
+// Loads and calls run in goroutines of their own and note what happens to them; everything else is done by the test's
+// goroutine, while nothing else moves.
+type stage struct {
+	t      *testing.T
+	w      *lab.World
+	began  time.Time
+	procs  map[string]*actor
+	calls  map[string]*asked
+	origin map[string][]string // values of a key, the newest last
+	holds  []func(*lab.Message) bool
+	copies map[string]*lab.Message // the last request, by process and verb
+	saved  map[string]saved        // for a failover
+	hung   chan struct{}           // closed at the end, for loaders that hang
+	script transcript
+
+	// What must be true in the end.
+	fences map[string]int64
+	honest bool           // nothing keeps deletions from reaching other processes' memory
+	floor  map[string]int // by key: versions older than this were deleted
+}
+
+// actor is a process with what the scenario remembers of it.
+type actor struct {
+	*proc
+	calls int
+	dead  bool
+}
+
+// asked is a call under way.
+type asked struct {
+	key    string
+	cancel context.CancelFunc
+	done   bool
+	floor  int
+}
+
+type saved struct {
+	value string
+	ttl   time.Duration
+}
+
+func newStage(t *testing.T) *stage {
+	s := &stage{
+		t: t, w: lab.New(t), began: time.Now(), procs: map[string]*actor{}, calls: map[string]*asked{},
+		origin: map[string][]string{}, copies: map[string]*lab.Message{}, hung: make(chan struct{}),
+		fences: map[string]int64{}, honest: true, floor: map[string]int{},
+	}
+	s.script = transcript{began: s.began, owners: map[record.Owner]string{}, told: map[*lab.Message]bool{}}
+	s.w.Conduct(s.watch)
+	s.w.Hold(func(m *lab.Message) bool {
+		return slices.ContainsFunc(s.holds, func(f func(*lab.Message) bool) bool { return f(m) })
+	})
+	return s
+}
+
+// close ends what is left and checks what is true of every scenario.
+func (s *stage) close() {
+	for name, c := range s.calls {
+		if !c.done && !s.procs[strings.ToUpper(name[:1])].dead {
+			s.t.Errorf("%s has not returned", name)
+		}
+	}
+	s.w.Conduct(nil)
+	s.w.Hold(nil)
+	close(s.hung)
+	for _, a := range s.procs {
+		a.stop()
+	}
+	for _, key := range s.w.Redis.Keys() {
+		if s.w.Redis.TTL(key) <= 0 {
+			s.t.Errorf("%q has no TTL", key)
+		}
+	}
+	s.w.Close()
+}
+
+// settle moves messages until nothing moves, and for d longer.
+func (s *stage) settle(d time.Duration) {
+	s.w.Play(d)
+	synctest.Wait()
+	s.script.flush()
+}
+
+// watch is told of each message.
+func (s *stage) watch(m *lab.Message, held bool) {
+	s.script.flush()
+	if a := s.procs[m.Process]; a != nil && a.dead {
+		return
+	}
+	if m.Kind == lab.Request {
+		s.copies[m.Process+" "+verbOf(m)] = m
+		if verbOf(m) == "ACQUIRE" && len(m.Args) > 4 {
+			var o record.Owner
+			copy(o[:], m.Args[4])
+			s.script.owners[o] = strings.TrimPrefix(m.Process, "ghost of ")
+		}
+	}
+	s.script.message(m, held)
+	for _, key := range s.w.Redis.Keys() { // fences rise while a key lives
+		raw, _ := s.w.Redis.Get(key)
+		if h, _, err := record.Open([]byte(raw)); err == nil {
+			f := max(h.Fence, h.Lease.Fence)
+			if f < s.fences[key] {
+				s.t.Errorf("the fence of %q went back", key)
+			}
+			s.fences[key] = f
+		} else {
+			delete(s.fences, key)
+		}
+	}
+}
+
+var step = regexp.MustCompile(`^[A-Z][+-][LE]$`)
+
+// do performs one step and returns what came of it.
+func (s *stage) do(line string) []string {
+	words := strings.Fields(line)
+	s.script.lines = nil
+	fail := func(format string, args ...any) { s.t.Errorf("%s: %s", line, fmt.Sprintf(format, args...)) }
+	defer func() {
+		if p := recover(); p != nil {
+			fail("%v", p)
+		}
+	}()
+	a := s.procs[words[0]]
+	switch {
+	case step.MatchString(words[0]):
+		for _, w := range words {
+			s.step(w)
+		}
+	case a != nil:
+		s.act(a, words[1:])
+	default:
+		s.command(words)
+	}
+	s.settle(0)
+	return s.script.lines
+}
+
+// step is one of aiocache #979: +L the server executes the acquisition, +E its reply is handled, -L and -E the same of
+// the release.
+func (s *stage) step(w string) {
+	verbs := map[byte][]string{'+': {"ACQUIRE"}, '-': {"COMMIT", "ABORT"}}[w[1]]
+	kind := map[byte]lab.Kind{'L': lab.Request, 'E': lab.Reply}[w[2]]
+	s.find(func(m *lab.Message) bool {
+		return m.Process == w[:1] && m.Kind == kind && slices.Contains(verbs, verbOf(m))
+	}).Deliver()
+	s.settle(0)
+}
+
+// find returns a message that is held.
+func (s *stage) find(f func(*lab.Message) bool) *lab.Message {
+	for _, m := range s.w.Held() {
+		if f(m) {
+			return m
+		}
+	}
+	panic("no such message is held")
+}
+
+// matching understands "A ACQUIRE reply", "* COMMIT request", "A push".
+func matching(words []string) func(*lab.Message) bool {
+	kind := map[string]lab.Kind{"request": lab.Request, "reply": lab.Reply, "push": lab.Push}[words[len(words)-1]]
+	return func(m *lab.Message) bool {
+		return m.Kind == kind && (words[0] == "*" || words[0] == m.Process) &&
+			(kind == lab.Push || words[1] == "*" || words[1] == verbOf(m))
+	}
+}
+
+// act does what a line says that begins with a process.
+func (s *stage) act(a *actor, words []string) {
+	switch words[0] {
+	case "get":
+		s.get(a, words[1], words[2:])
+	case "peek":
+		s.begin(a, words[1], nil, func(ctx context.Context, _ string) string {
+			v, ok := a.cache.Get(ctx, words[1])
+			if !ok {
+				return "misses"
+			}
+			return "gets " + strconv.Quote(v)
+		})
+	case "set":
+		s.write(words[1], words[2])
+		s.begin(a, words[1], nil, func(ctx context.Context, _ string) string {
+			return outcomeOf("has set", a.cache.Set(ctx, words[1], words[2]))
+		})
+	case "delete":
+		version := len(s.values(words[1])) - 1
+		s.begin(a, words[1], nil, func(ctx context.Context, _ string) string {
+			err := a.cache.Delete(ctx, words[1:]...)
+			if err == nil && s.honest {
+				s.script.mu.Lock()
+				s.floor[words[1]] = max(s.floor[words[1]], version)
+				s.script.mu.Unlock()
+			}
+			return outcomeOf("has deleted", err)
+		})
+	case "refresh":
+		s.refresh(a, words[1], options(words[2:]))
+	case "close":
+		s.begin(a, "", nil, func(context.Context, string) string { return outcomeOf("has closed", a.cache.Close()) })
+	case "close-redis":
+		s.begin(a, "", nil, func(context.Context, string) string { return outcomeOf("has closed", a.rds.Close()) })
+	case "cut":
+		s.honest = false
+		s.w.CutOff(a.name, false)
+	case "mend":
+		s.w.CutOff(a.name, true)
+	case "kill":
+		a.dead = true
+		s.w.CutOff(a.name, false)
+	default:
+		panic("no such command of a process")
+	}
+}
+
+func outcomeOf(done string, err error) string {
+	if err != nil {
+		return "fails: " + err.Error()
+	}
+	return done
+}
+
+// begin starts a call and notes what it returns.
+func (s *stage) begin(a *actor, key string, opts map[string]string, f func(ctx context.Context, name string) string) {
+	a.calls++
+	name := strings.ToLower(a.name) + strconv.Itoa(a.calls)
+	ctx, cancel := context.WithCancel(background)
+	if d := opts["within"]; d != "" {
+		ctx, cancel = context.WithTimeout(background, duration(d))
+	}
+	c := &asked{key: key, cancel: cancel, floor: s.floor[key]}
+	s.calls[name] = c
+	began := time.Now()
+	a.proc.calls.Go(func() {
+		defer cancel()
+		what := f(ctx, name)
+		if took := time.Since(began); took > 0 {
+			what += " after " + took.Round(time.Millisecond).String()
+		}
+		s.script.note(a, name, what)
+		c.done = true
+	})
+}
+
+var errOrigin = errors.New("origin is down")
+
+// get understands "get k load=1s fails within=2s".
+func (s *stage) get(a *actor, key string, words []string) {
+	opts := options(words)
+	var co []CallOption
+	if d := opts["ttl"]; d != "" {
+		co = append(co, WithTTL(duration(d)))
+	}
+	s.begin(a, key, opts, func(ctx context.Context, name string) string {
+		v, err := a.cache.GetOrLoad(ctx, key, s.loader(a, name, opts), co...)
+		var p *PanicError
+		switch {
+		case err == nil:
+			if s.version(key, v) < s.calls[name].floor {
+				s.t.Errorf("%s got %q, which was deleted before", name, v)
+			}
+			return "gets " + strconv.Quote(v)
+		case v != "":
+			s.t.Errorf("%s got %q and %v", name, v, err)
+		case !errors.Is(err, errOrigin) && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrClosed) &&
+			!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &p):
+			s.t.Errorf("%s got an error that is nobody's: %v", name, err)
+		}
+		return "fails: " + err.Error()
+	})
+}
+
+// version is the number of a value; values that never were at the origin are for scenarios that do not delete.
+func (s *stage) version(key, v string) int {
+	s.script.mu.Lock()
+	defer s.script.mu.Unlock()
+	return slices.Index(s.values(key), v)
+}
+
+// values are those that the origin had for a key, the newest last.
+func (s *stage) values(key string) []string {
+	if vs := s.origin[key]; vs != nil {
+		return vs
+	}
+	return []string{"v1"}
+}
+
+func (s *stage) write(key, v string) {
+	s.script.mu.Lock()
+	defer s.script.mu.Unlock()
+	s.origin[key] = append(s.values(key), v)
+}
+
+// loader reads the origin when it begins, and takes its time then.
+func (s *stage) loader(a *actor, name string, opts map[string]string) Loader[string] {
+	return func(ctx context.Context, key string) (string, error) {
+		s.script.mu.Lock()
+		vs := s.values(key)
+		s.script.mu.Unlock()
+		v := vs[len(vs)-1]
+		d := duration(opts["load"])
+		if _, hangs := opts["hangs"]; hangs {
+			s.script.note(a, name, "begins to load, reads "+strconv.Quote(v)+", and hangs")
+			<-s.hung
+			return v, nil
+		}
+		if d > 0 {
+			s.script.note(a, name, "begins to load, reads "+strconv.Quote(v))
+			timer := time.NewTimer(d)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				s.script.note(a, name, "its load is cancelled")
+				return "", ctx.Err()
+			}
+		}
+		note := func(what string) { s.script.note(a, name, what) }
+		switch {
+		case has(opts, "fails"):
+			note("its load fails")
+			return "", errOrigin
+		case has(opts, "notfound"):
+			note("its load finds nothing")
+			return "", ErrNotFound
+		case has(opts, "panics"):
+			note("its load panics")
+			panic("at the origin")
+		case has(opts, "exits"):
+			note("its load calls Goexit")
+			runtime.Goexit()
+		case has(opts, "deletes"):
+			note("its load deletes " + key)
+			if err := a.cache.Delete(ctx, key); err != nil {
+				return "", err
+			}
+		case has(opts, "nests"):
+			note("its load asks for " + key)
+			return a.cache.GetOrLoad(ctx, key, s.loader(a, name, nil))
+		}
+		note("has loaded " + strconv.Quote(v))
+		return v, nil
+	}
+}
+
+// refresh loads under a lease that is taken while the value is there and stays there.
+func (s *stage) refresh(a *actor, key string, opts map[string]string) {
+	s.begin(a, key, nil, func(ctx context.Context, name string) string {
+		c := a.cache.core
+		full := c.redis.key(c.name, key)
+		raw, err := c.store.read(ctx, full, c.coder.maxRecord())
+		if err != nil {
+			return outcomeOf("", err)
+		}
+		h, _, err := c.coder.header(full, raw)
+		if err != nil {
+			return outcomeOf("", err)
+		}
+		args := acquireArgs{
+			key: full, owner: newOwner(), seen: h.ID, lease: c.opts.Lease, life: c.recordLife(), coder: c.coder,
+		}
+		since := c.local.epoch(key)
+		got, err := c.store.acquire(ctx, args)
+		if err != nil || got.outcome != won {
+			return "leaves it alone"
+		}
+		f := &flight{key: key, full: full, ctx: ctx}
+		load := s.loader(a, name, opts)
+		f.load = func(ctx context.Context, key string) (any, error) { return load(ctx, key) }
+		res := c.loadLeased(f, since, args, got)
+		return outcomeOf(fmt.Sprintf("has refreshed %q", res.value), res.err)
+	})
+}
+
+func has(opts map[string]string, name string) bool {
+	_, ok := opts[name]
+	return ok
+}
+
+// command does what a line says that does not begin with a process.
+func (s *stage) command(words []string) {
+	full := func(key string) string { return "cache:user:" + key }
+	switch words[0] {
+	case "start":
+		s.start(words[1:])
+	case "wait":
+		s.settle(duration(words[1]))
+	case "write":
+		s.write(words[1], words[2])
+	case "cancel":
+		s.calls[words[1]].cancel()
+	case "gate":
+		s.holds = append(s.holds, func(m *lab.Message) bool {
+			return m.Kind != lab.Push && slices.Contains([]string{"ACQUIRE", "COMMIT", "ABORT"}, verbOf(m))
+		})
+	case "hold":
+		s.honest = s.honest && words[len(words)-1] != "push"
+		s.holds = append(s.holds, matching(words[1:]))
+	case "release":
+		s.holds = nil
+	case "deliver":
+		s.find(matching(words[1:])).Deliver()
+	case "lose":
+		s.find(matching(words[1:])).Lose()
+	case "copy": // of the last one of that verb
+		m := s.copies[words[1]+" "+words[2]]
+		go m.Copy()
+	case "del", "evict":
+		s.w.Redis.Del(full(words[1]))
+	case "put":
+		s.put(full(words[1]), words[2])
+	case "say":
+		s.w.Redis.Publish(s.channel(words[1]), strings.Join(words[2:], " "))
+	case "flush":
+		s.w.Redis.FlushAll()
+	case "script-flush":
+		s.w.Redis.Server().SetPreHook(nil)
+		c := s.w.Client("admin", nil)
+		go func() {
+			_ = c.ScriptFlush(background).Err()
+			_ = c.Close()
+		}()
+	case "restart": // empty
+		s.honest = false
+		s.w.Redis.FlushAll()
+		for name := range s.procs {
+			s.w.CutOff(name, false)
+			s.w.CutOff(name, true)
+		}
+	case "save":
+		s.saved = map[string]saved{}
+		for _, k := range s.w.Redis.Keys() {
+			v, _ := s.w.Redis.Get(k)
+			s.saved[k] = saved{v, s.w.Redis.TTL(k)}
+		}
+	case "failover": // to a replica that has what was saved
+		s.honest = false
+		s.fences = map[string]int64{}
+		s.w.Redis.FlushAll()
+		for k, v := range s.saved {
+			_ = s.w.Redis.Set(k, v.value)
+			s.w.Redis.SetTTL(k, v.ttl)
+		}
+	case "freeze":
+		s.honest = false
+		s.w.Freeze(true)
+	case "thaw":
+		s.w.Freeze(false)
+	case "clock":
+		s.w.Redis.SetTime(time.Now().Add(duration(words[1])))
+	case "refuse":
+		s.refuse(words[1], strings.Join(words[2:], " "))
+	case "accept":
+		s.w.Redis.Server().SetPreHook(nil)
+	case "end":
+		s.end()
+	default:
+		panic("no such command")
+	}
+}
+
+// start understands "start A B ttl=1m lease=1s".
+func (s *stage) start(words []string) {
+	opts := options(words)
+	o := Options{
+		TTL: duration(opts["ttl"]), NegativeTTL: duration(opts["negative"]), LocalTTL: duration(opts["local"]),
+		Lease: duration(opts["lease"]), LoadTimeout: duration(opts["timeout"]), CancelAbandoned: has(opts, "cancel-abandoned"),
+	}
+	if v, err := strconv.ParseUint(opts["version"], 10, 32); err == nil {
+		o.Version = uint32(v)
+	}
+	for _, name := range words {
+		if len(name) != 1 {
+			continue
+		}
+		client := s.w.Client(name, func(ro *redis.Options) {
+			if has(opts, "no-retries") {
+				ro.MaxRetries = -1
+			}
+		})
+		p := &proc{t: s.t, w: s.w, name: name, client: client}
+		if !has(opts, "no-redis") {
+			p.rds, _ = NewRedis(client, RedisOptions{})
+			p.rds.spread = func(d time.Duration) time.Duration { return d / 2 } // the same each time
+			o.Redis = p.rds
+		}
+		var err error
+		if p.cache, err = New[string](cmp.Or(opts["name"], "user"), o); err != nil {
+			panic(err)
+		}
+		s.procs[name] = &actor{proc: p}
+		s.script.processes = append(s.script.processes, name)
+		s.settle(0)
+		if p.rds != nil && !p.rds.stream.wakes() {
+			s.script.note(s.procs[name], "", "has no subscription")
+		}
+	}
+}
+
+// put leaves something strange under a key.
+func (s *stage) put(full, what string) {
+	r := s.w.Redis
+	r.Del(full)
+	switch what {
+	case "list":
+		_, _ = r.Push(full, "x")
+	case "garbage":
+		_ = r.Set(full, "bw0 something else")
+	case "flipped": // a record whose payload was changed
+		o, _ := Options{}.withDefaults()
+		b := newCoder[string](&o).seal(full, life{
+			owner: record.Owner{1}, fence: 1, freshUntil: time.Now().Add(time.Hour).UnixMicro(),
+		}, []byte("\xa2v1"))
+		b[len(b)-1] ^= 1
+		_ = r.Set(full, string(b))
+	default:
+		panic("nothing of that name to put")
+	}
+	r.SetTTL(full, time.Hour)
+}
+
+func (s *stage) channel(word string) string {
+	rds := s.procs[cmp.Or(map[string]string{"everybody": s.script.processes[0]}[word], word)].rds
+	if word == "everybody" {
+		return rds.everybodyChannel()
+	}
+	return rds.inboxChannel(rds.process)
+}
+
+// refuse makes the server answer verbs, separated by commas, with an error.
+func (s *stage) refuse(verbs, text string) {
+	s.honest = false
+	s.w.Redis.Server().SetPreHook(func(c *server.Peer, cmd string, args ...string) bool {
+		verb := verbOf(&lab.Message{Args: append([]string{cmd}, args...)})
+		for v := range strings.SplitSeq(verbs, ",") {
+			if verb == v || strings.EqualFold(cmd, v) {
+				c.WriteError(text)
 				return true
 			}
 		}
+		return false
+	})
+}
+
+// end tells what it took, and what is in Redis.
+func (s *stage) end() {
+	s.holds = nil
+	s.settle(0)
+	var loads, commands []string
+	for _, name := range s.script.processes {
+		a := s.procs[name]
+		loads = append(loads, fmt.Sprint(name, " ", a.cache.Stats().Loads))
+		commands = append(commands, fmt.Sprint(name, " ", s.w.Sent(name)))
 	}
-	return false
+	s.script.lines = append(s.script.lines, "loads: "+strings.Join(loads, ", ")+"; commands: "+strings.Join(commands, ", "))
+	for _, key := range s.w.Redis.Keys() {
+		raw, err := s.w.Redis.Get(key)
+		if err != nil {
+			raw = "?"
+		}
+		s.script.lines = append(s.script.lines,
+			fmt.Sprintf("in Redis: %s: %s, for %v", shortKey(key), s.script.record(raw), s.w.Redis.TTL(key).Round(time.Millisecond)))
+	}
 }
 
-// The reply of ACQUIRE is lost: the lease is taken, and the process that took it does not know. go-redis repeats the
-// command; ours says so, instead of "somebody has it" (go-redis/redis#2124).
-func TestLostReplyOfAcquire(t *testing.T) {
-	bubble(t, func(t *testing.T, w *lab.World) {
-		p := start(t, w, "A", Options{}, nil)
-		defer p.stop()
-		w.Hold(only("A", "ACQUIRE", lab.Reply))
-		a := p.get(background, "k", loads(0, "v"))
-		w.Held()[0].Lose()
-		if holder(w, fullKey) == (record.Owner{}) {
-			t.Fatal("no lease")
-		}
-		w.Hold(nil)
-		a.must(t, "v", nil, 0)
-		if s := p.cache.Stats(); s.LeasesWon != 1 || s.LoadsUnleased != 0 {
-			t.Errorf("%+v", s)
-		}
-		if !w.Redis.Exists(fullKey) {
-			t.Error("not stored")
-		}
-	})
+// options understands "a b=c".
+func options(words []string) map[string]string {
+	opts := map[string]string{}
+	for _, w := range words {
+		name, value, _ := strings.Cut(w, "=")
+		opts[name] = value
+	}
+	return opts
 }
 
-// The same with a client that does not repeat: the load runs without a lease, its value is not stored, and the lease
-// that nobody knows of is given back at once, so that the next one need not wait for its end.
-func TestLostReplyOfAcquireWithoutRetries(t *testing.T) {
-	bubble(t, func(t *testing.T, w *lab.World) {
-		p := start(t, w, "A", Options{LocalTTL: -1}, func(o *redis.Options) { o.MaxRetries = -1 })
-		defer p.stop()
-		w.Hold(only("A", "ACQUIRE", lab.Reply))
-		a := p.get(background, "k", loads(0, "v"))
-		w.Held()[0].Lose()
-		w.Hold(nil)
-		a.must(t, "v", nil, 0)
-		if w.Redis.Exists(fullKey) {
-			t.Error("something is left in Redis")
-		}
-		p.get(background, "k", loads(0, "v2")).must(t, "v2", nil, 0)
-		if s := p.cache.Stats(); s.LoadsUnleased != 1 || s.LeasesWon != 1 || s.RedisErrors != 1 {
-			t.Errorf("%+v", s)
-		}
-	})
-}
-
-// Rule 1, ghosts: ACQUIRE times out and is executed later. The load that began before it was answered must not commit.
-func TestGhostAcquire(t *testing.T) {
-	bubble(t, func(t *testing.T, w *lab.World) {
-		ps := fleet(t, w, Options{LocalTTL: -1}, "A", "B")
-		defer stopAll(ps)
-		w.Hold(only("A", "ACQUIRE", lab.Request))
-		version := "old"
-		a := ps["A"].get(background, "k", func(context.Context, string) (string, error) {
-			v := version
-			time.Sleep(time.Second)
-			return v, nil
-		})
-		time.Sleep(100 * time.Millisecond) // past the budget: A loads without a lease
-		synctest.Wait()
-		version = "new"
-		if err := ps["B"].cache.Delete(background, "k"); err != nil {
-			t.Fatal(err)
-		}
-		w.Hold(nil) // the ghost takes a lease
-		time.Sleep(900*time.Millisecond + 50*time.Millisecond)
-		a.must(t, "old", nil, time.Second+50*time.Millisecond)
-		b := ps["B"].get(background, "k", loads(0, "new"))
-		time.Sleep(5 * time.Second)
-		synctest.Wait()
-		if !b.done || b.value != "new" || b.took > 2*time.Second+lookSoon {
-			t.Errorf("%+v", b)
-		}
-	})
-}
-
-// Rule 1 again: the request of ACQUIRE is executed twice, the second time after a deletion. The lease that it takes then
-// has the same owner and another fence: the load that began before the deletion does not commit under it.
-func TestGhostAcquireAfterDelete(t *testing.T) {
-	bubble(t, func(t *testing.T, w *lab.World) {
-		ps := fleet(t, w, Options{LocalTTL: -1}, "A", "B")
-		defer stopAll(ps)
-		w.Hold(only("A", "ACQUIRE", lab.Request))
-		a := ps["A"].get(background, "k", loads(time.Second, "old"))
-		ghost := w.Held()[0]
-		w.Hold(nil)
-		synctest.Wait()
-		time.Sleep(500 * time.Millisecond)
-		if err := ps["B"].cache.Delete(background, "k"); err != nil {
-			t.Fatal(err)
-		}
-		ghost.Copy()
-		if holder(w, fullKey) == (record.Owner{}) {
-			t.Fatal("the ghost took no lease")
-		}
-		time.Sleep(500 * time.Millisecond)
-		a.must(t, "old", nil, time.Second)
-		if s := ps["A"].cache.Stats(); s.CommitsRejected != 1 {
-			t.Errorf("%+v", s)
-		}
-		if _, ok := ps["B"].cache.Get(background, "k"); ok {
-			t.Error("the old value was stored")
-		}
-	})
-}
-
-// The reply of COMMIT is lost, and the client repeats it: the value is there, and that is no rejection.
-func TestLostReplyOfCommit(t *testing.T) {
-	bubble(t, func(t *testing.T, w *lab.World) {
-		p := start(t, w, "A", Options{}, nil)
-		defer p.stop()
-		w.Hold(only("A", "COMMIT", lab.Reply))
-		a := p.get(background, "k", loads(0, "v"))
-		w.Held()[0].Lose()
-		w.Hold(nil)
-		a.must(t, "v", nil, 0)
-		sent := w.Sent("A")
-		p.get(background, "k", nil).must(t, "v", nil, 0)
-		if s := p.cache.Stats(); s.CommitsRejected != 0 || s.RedisErrors != 0 || w.Sent("A") != sent {
-			t.Errorf("%+v", s)
-		}
-	})
-}
-
-// Rule 5: COMMIT is not confirmed, for its reply is lost and the client does not repeat it. A call that began during the
-// load does not take its value on trust: it looks, and finds it stored.
-func TestUnconfirmedCommit(t *testing.T) {
-	bubble(t, func(t *testing.T, w *lab.World) {
-		p := start(t, w, "A", Options{}, func(o *redis.Options) { o.MaxRetries = -1 })
-		defer p.stop()
-		w.Hold(only("A", "COMMIT", lab.Reply))
-		a := p.get(background, "k", loads(time.Second, "v"))
-		time.Sleep(500 * time.Millisecond)
-		b := p.get(background, "k", loads(time.Second, "other"))
-		time.Sleep(500 * time.Millisecond)
-		w.Held()[0].Lose()
-		w.Hold(nil)
-		a.must(t, "v", nil, time.Second)
-		b.must(t, "v", nil, 500*time.Millisecond)
-		if s := p.cache.Stats(); s.Rounds != 1 || s.Loads != 1 || s.RedisHits != 1 {
-			t.Errorf("%+v", s)
-		}
-	})
-}
-
-// Rule 2, late wake-ups: the value of an earlier holder, told to a process that waits for a later one, counts for
-// nothing. Between the two lies a deletion.
-func TestWakeUpOfAnEarlierHolder(t *testing.T) {
-	bubble(t, func(t *testing.T, w *lab.World) {
-		ps := fleet(t, w, Options{}, "A", "B", "C")
-		defer stopAll(ps)
-		ps["A"].get(background, "k", loads(time.Second, "old"))
-		synctest.Wait()
-		early := ps["B"].get(background, "k", loads(0, "")) // makes A's COMMIT tell B
-		synctest.Wait()
-		w.Hold(func(m *lab.Message) bool { return m.Kind == lab.Push && m.Process == "B" })
-		time.Sleep(time.Second)
-		late := w.Held()
-		if len(late) != 1 {
-			t.Fatalf("%d wake-ups", len(late))
-		}
-		if err := ps["C"].cache.Delete(background, "k"); err != nil {
-			t.Fatal(err)
-		}
-		ps["C"].get(background, "k", loads(time.Second, "new"))
-		synctest.Wait()
-		ps["B"].cache.core.flights.forget("k") // as if the deletion had been B's: the call below does not join
-		b := ps["B"].get(background, "k", loads(0, ""))
-		synctest.Wait()
-		late[0].Deliver()
-		w.Hold(nil)
-		time.Sleep(time.Second)
-		synctest.Wait()
-		if !b.done || b.value != "new" || b.err != nil {
-			t.Errorf("%+v", b)
-		}
-		if !early.done || early.err != nil {
-			t.Errorf("%+v", early)
-		}
-	})
-}
-
-// A late RENEW of a holder that has been displaced does not touch the lease of the newer one.
-func TestLateRenew(t *testing.T) {
-	bubble(t, func(t *testing.T, w *lab.World) {
-		ps := fleet(t, w, Options{LocalTTL: -1}, "A", "B")
-		defer stopAll(ps)
-		a := ps["A"].get(background, "k", loads(4*time.Second, "late"))
-		synctest.Wait()
-		w.Hold(only("A", "RENEW", lab.Request))
-		b := ps["B"].get(background, "k", loads(time.Second, "v"))
-		time.Sleep(2*time.Second + lookSoon)
-		synctest.Wait()
-		before, _ := w.Redis.Get(fullKey)
-		w.Hold(nil)
-		synctest.Wait()
-		if after, _ := w.Redis.Get(fullKey); after != before || ps["B"].cache.Stats().LeasesTakenOver != 1 {
-			t.Error("the lease has changed")
-		}
-		time.Sleep(2 * time.Second)
-		synctest.Wait()
-		if !a.done || a.value != "late" || !b.done || b.value != "v" {
-			t.Errorf("%+v, %+v", a, b)
-		}
-		if s := ps["A"].cache.Stats(); s.LeasesLost != 1 || s.CommitsRejected != 1 {
-			t.Errorf("%+v", s)
-		}
-	})
-}
-
-// The server's clock is set back by an hour while a lease is in force: the lease is over, not an hour long, and fences go
-// on rising.
-func TestServerClockSetBack(t *testing.T) {
-	bubble(t, func(t *testing.T, w *lab.World) {
-		ps := fleet(t, w, Options{LocalTTL: -1}, "A", "B")
-		defer stopAll(ps)
-		w.Redis.SetTime(time.Now().Add(time.Hour))
-		ps["A"].get(background, "k", loads(time.Hour, ""))
-		synctest.Wait()
-		fence := func() int64 {
-			raw, _ := w.Redis.Get(fullKey)
-			h, _, err := record.Open([]byte(raw))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return max(h.Fence, h.Lease.Fence)
-		}
-		first := fence()
-		w.CutOff("A", false)
-		w.Redis.SetTime(time.Now())
-		ps["B"].get(background, "k", loads(0, "v")).must(t, "v", nil, 0)
-		if now := fence(); now <= first {
-			t.Errorf("fence %d after %d", now, first)
-		}
-		_ = ps["A"].cache.Close()
-	})
+// duration understands "", "off" and Go's durations.
+func duration(s string) time.Duration {
+	switch s {
+	case "":
+		return 0
+	case "off":
+		return -1
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		panic(err)
+	}
+	return d
 }

@@ -2,10 +2,11 @@ package cache
 
 import (
 	"context"
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,7 +56,8 @@ type Redis struct {
 	pipeline  pipeline
 	oneServer bool // one server gets all commands, in the order of a pipeline
 	asking    atomic.Bool
-	silent    atomic.Int64 // since when no command has been answered, on clock.local; 0: the last one was
+	spread    func(time.Duration) time.Duration // a random part of it, so that processes do not move in step
+	silent    atomic.Int64                      // since when no command has been answered, on clock.local; 0: the last one was
 
 	mu     sync.Mutex
 	closed bool             // guarded by mu
@@ -94,6 +96,7 @@ func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 		client: client, prefix: o.Prefix, timeout: o.Timeout,
 		clock:  serverClock{started: time.Now()},
 		caches: make(map[string]cores),
+		spread: rand.N[time.Duration],
 	}
 	wakes := true
 	switch c := client.(type) {
@@ -116,7 +119,7 @@ func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 		return nil, err
 	}
 	var id [8]byte
-	_, _ = rand.Read(id[:]) // never fails
+	_, _ = cryptorand.Read(id[:]) // never fails
 	r.process = hex.EncodeToString(id[:])
 	r.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Timeout:     tripped,

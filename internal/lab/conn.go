@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -112,6 +113,7 @@ func (l *link) cut() {
 	l.toServer.fail(io.EOF)
 	l.w.mu.Lock()
 	delete(l.w.links, l)
+	l.w.parked = slices.DeleteFunc(l.w.parked, func(m *Message) bool { return m.link == l })
 	l.w.mu.Unlock()
 }
 

@@ -29,6 +29,8 @@ type World struct {
 	gone   map[string]bool     // processes that are cut off; guarded by mu
 	frozen bool                // guarded by mu
 	sent   map[string]int      // requests delivered, by process; guarded by mu
+
+	conductor
 }
 
 // Kind tells what a message is.
@@ -51,6 +53,8 @@ type Message struct {
 	w    *World
 	link *link
 	to   *half
+	turn int  // of the conductor, in which it was first seen
+	told bool // that it is held
 }
 
 // New starts a server. The bubble must end with Close.
@@ -59,6 +63,7 @@ func New(t testing.TB) *World {
 	w := &World{
 		Redis: miniredis.NewMiniRedis(),
 		links: make(map[*link]struct{}), gone: make(map[string]bool), sent: make(map[string]int),
+		conductor: conductor{arrived: make(chan struct{}, 1)},
 	}
 	w.Redis.ClockTTL(true)
 	c, err := w.Redis.Dial() // starts the server without a listener
@@ -105,6 +110,10 @@ func (w *World) Client(process string, set func(*redis.Options)) *redis.Client {
 func (w *World) Hold(f func(*Message) bool) {
 	w.mu.Lock()
 	w.hold = f
+	if w.watch != nil { // Play moves what is free now
+		w.mu.Unlock()
+		return
+	}
 	var free []*Message
 	w.parked = slices.DeleteFunc(w.parked, func(m *Message) bool {
 		if f == nil || !f(m) {
@@ -129,8 +138,7 @@ func (w *World) Held() []*Message {
 
 // Deliver lets a held message go on its way.
 func (m *Message) Deliver() {
-	m.take()
-	m.pass()
+	m.move()
 	synctest.Wait()
 }
 
@@ -171,7 +179,7 @@ func (m *Message) take() {
 }
 
 func (m *Message) pass() {
-	if m.Kind == Request && !handshake[m.Command()] {
+	if m.Kind == Request && !m.handshake() {
 		m.w.mu.Lock()
 		m.w.sent[m.Process]++
 		m.w.mu.Unlock()
@@ -209,7 +217,7 @@ func (w *World) Freeze(on bool) {
 	w.mu.Lock()
 	w.frozen = on
 	var free []*Message
-	if !on {
+	if !on && w.watch == nil {
 		free, w.parked = w.parked, nil
 	}
 	w.mu.Unlock()
@@ -223,12 +231,18 @@ var handshake = map[string]bool{
 	"HELLO": true, "CLIENT": true, "AUTH": true, "SELECT": true, "PING": true, "SUBSCRIBE": true, "UNSUBSCRIBE": true,
 }
 
+func (m *Message) handshake() bool { return m.Kind != Push && handshake[m.Command()] }
+
 // emit passes a message on or parks it.
 func (w *World) emit(m *Message) {
 	w.mu.Lock()
-	if w.frozen || w.hold != nil && !(m.Kind != Push && handshake[m.Command()]) && w.hold(m) {
+	if w.frozen || !m.handshake() && (w.watch != nil || w.hold != nil && w.hold(m)) {
 		w.parked = append(w.parked, m)
 		w.mu.Unlock()
+		select {
+		case w.arrived <- struct{}{}:
+		default:
+		}
 		return
 	}
 	w.mu.Unlock()

@@ -93,3 +93,34 @@ func head(b []byte) (line []byte, next int) {
 	}
 	return b[:i], i + 2
 }
+
+// Words returns the strings and numbers of a message that Next found complete, in order, those of inner lists among
+// them; an error reply is one word that begins with "-".
+func Words(b []byte) ([]string, error) {
+	var words []string
+	for pos := 0; pos < len(b); {
+		line, k := head(b[pos:])
+		if k == 0 || len(line) == 0 {
+			return nil, ErrSyntax
+		}
+		pos += k
+		switch line[0] {
+		case '*', '~', '>', '%', '|', '_':
+		case '-':
+			words = append(words, string(line))
+		case '$', '=', '!':
+			n, err := strconv.Atoi(string(line[1:]))
+			switch {
+			case err == nil && n < 0: // nil of RESP2
+				continue
+			case err != nil || pos+n+2 > len(b):
+				return nil, ErrSyntax
+			}
+			words = append(words, string(b[pos:pos+n]))
+			pos += n + 2
+		default:
+			words = append(words, string(line[1:]))
+		}
+	}
+	return words, nil
+}
