@@ -75,6 +75,9 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 // others. Its errors are that, the loader's own, unchanged, *PanicError, ErrNotFound and ErrClosed; and, if the loader
 // has ignored the end of its context at Options.LoadTimeout, an error that is context.DeadlineExceeded. No error of
 // Redis or of the lease is ever returned. A nil loader panics inside the load.
+//
+// A loader may call the cache. If it asks for the key that it is loading, with its context or one made from it, it gets
+// an error at once; with another context, it waits for itself until LoadTimeout ends both.
 func (c *Cache[V]) GetOrLoad(ctx context.Context, key string, loader Loader[V], opts ...CallOption) (V, error) {
 	if e, ok := c.core.local.get(key); ok {
 		c.core.stats.localHits.Add(1)
@@ -142,12 +145,16 @@ func (c *core) fly(
 	ctx context.Context, key string, co callOptions, load func(context.Context, string) (any, error),
 ) (any, error) {
 	began := c.ticks.Load()
+	if c.waitsForItself(ctx, key) {
+		return nil, errOwnKey
+	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		f, err := c.flights.join(key, func() *flight {
-			f := &flight{key: key, load: load, ttl: co.ttl, landed: make(chan struct{})}
+			f := &flight{of: c, key: key, load: load, ttl: co.ttl, landed: make(chan struct{})}
+			f.parent, _ = ctx.Value(loadedBy{}).(*flight)
 			if c.redis != nil {
 				f.full = c.redis.key(c.name, key)
 			}

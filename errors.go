@@ -14,6 +14,9 @@ var (
 	ErrClosed = errors.New("cache: closed")
 )
 
+// errOwnKey is what a loader gets instead of waiting for itself.
+var errOwnKey = errors.New("cache: a loader asks for the key that it is loading")
+
 // PanicError is what every caller of a load gets whose loader panicked or called runtime.Goexit. The panic does not
 // spread to the goroutines of the callers.
 type PanicError struct {

@@ -58,8 +58,10 @@ func start(t *testing.T, w *lab.World, name string, o Options, set func(*redis.O
 func (p *proc) stop() {
 	p.calls.Wait()
 	_ = p.cache.Close()
-	_ = p.rds.Close()
-	_ = p.client.Close()
+	if p.rds != nil {
+		_ = p.rds.Close()
+		_ = p.client.Close()
+	}
 }
 
 // answer is what a call returned.

@@ -40,7 +40,9 @@ type result struct {
 
 // flight is one way through Redis and the loader, shared by the calls of this process that want the same key.
 type flight struct {
-	key  string
+	of     *core
+	parent *flight // whose loader made the call that began this one
+	key    string
 	full string // in Redis
 	load func(context.Context, string) (any, error)
 	ttl  time.Duration // as in callOptions
@@ -51,6 +53,23 @@ type flight struct {
 	leave   func()        // gives the slot back that enter took; nil without one
 	landed  chan struct{} // closed when res is there
 	res     *result
+}
+
+// loadedBy is the key in a loader's context under which its flight is found.
+type loadedBy struct{}
+
+// waitsForItself reports whether a call with this context is made by the loader of that key, at whatever depth.
+func (c *core) waitsForItself(ctx context.Context, key string) bool {
+	for f, _ := ctx.Value(loadedBy{}).(*flight); f != nil; f = f.parent {
+		if f.of == c && f.key == key {
+			select {
+			case <-f.landed: // what the loader left behind may ask
+			default:
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // flights are the flights under way. singleflight (https://pkg.go.dev/golang.org/x/sync/singleflight) collapses
@@ -240,7 +259,10 @@ func (fs *flights) close() {
 // load runs the loader of a flight in a goroutine of its own, at most for LoadTimeout, and renews the lease meanwhile if
 // there is one. A value it returns is as of the beginning of the load; who knows better says so.
 func (c *core) load(f *flight, t *tenure) *result {
-	ctx, cancel := context.WithTimeout(f.ctx, c.opts.LoadTimeout)
+	if f.ctx.Err() != nil { // nobody wants it any more
+		return &result{err: context.Cause(f.ctx), abandoned: true}
+	}
+	ctx, cancel := context.WithTimeout(context.WithValue(f.ctx, loadedBy{}, f), c.opts.LoadTimeout)
 	defer cancel()
 	res := &result{asOf: c.ticks.Add(1)}
 	c.stats.loads.Add(1)

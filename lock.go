@@ -342,6 +342,9 @@ func (c *core) loadLeased(f *flight, since epoch, a acquireArgs, got acquired) *
 	case err != nil:
 		c.stats.redisErrors.Add(1)
 		keep = c.redis.cutOff()
+		if silence(err) == nil { // it was refused: nobody need wait for the end of the lease
+			c.redis.disown(f.ctx, f.full, a.owner)
+		}
 	case outcome == stored:
 		res.asOf = asOf
 	case outcome == refused: // the lease was ours until then, so nothing was deleted meanwhile

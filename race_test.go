@@ -237,7 +237,8 @@ func (s *stage) act(a *actor, words []string) {
 			err := a.cache.Delete(ctx, words[1:]...)
 			if err == nil && s.honest {
 				s.script.mu.Lock()
-				s.floor[words[1]] = max(s.floor[words[1]], version)
+				floor := a.cache.core.name + words[1]
+				s.floor[floor] = max(s.floor[floor], version)
 				s.script.mu.Unlock()
 			}
 			return outcomeOf("has deleted", err)
@@ -276,16 +277,20 @@ func (s *stage) begin(a *actor, key string, opts map[string]string, f func(ctx c
 	if d := opts["within"]; d != "" {
 		ctx, cancel = context.WithTimeout(background, duration(d))
 	}
-	c := &asked{key: key, cancel: cancel, floor: s.floor[key]}
+	c := &asked{key: key, cancel: cancel, floor: s.floor[a.cache.core.name+key]}
 	s.calls[name] = c
 	began := time.Now()
 	a.proc.calls.Go(func() {
 		defer cancel()
 		what := f(ctx, name)
 		if took := time.Since(began); took > 0 {
-			what += " after " + took.Round(time.Millisecond).String()
+			verb, why, failed := strings.Cut(what, ": ")
+			what = verb + " after " + took.Round(time.Millisecond).String()
+			if failed {
+				what += ": " + why
+			}
 		}
-		s.script.note(a, name, what)
+		s.script.note(a, name+"~", name+" "+what) // after what its loader notes at the same time
 		c.done = true
 	})
 }
@@ -346,47 +351,49 @@ func (s *stage) loader(a *actor, name string, opts map[string]string) Loader[str
 		vs := s.values(key)
 		s.script.mu.Unlock()
 		v := vs[len(vs)-1]
+		note := func(what string) { s.script.note(a, name, name+what) }
 		d := duration(opts["load"])
-		if _, hangs := opts["hangs"]; hangs {
-			s.script.note(a, name, "begins to load, reads "+strconv.Quote(v)+", and hangs")
+		if has(opts, "hangs") {
+			note(" begins to load, reads " + strconv.Quote(v) + ", and hangs")
 			<-s.hung
 			return v, nil
 		}
 		if d > 0 {
-			s.script.note(a, name, "begins to load, reads "+strconv.Quote(v))
+			note(" begins to load, reads " + strconv.Quote(v))
 			timer := time.NewTimer(d)
 			defer timer.Stop()
 			select {
 			case <-timer.C:
 			case <-ctx.Done():
-				s.script.note(a, name, "its load is cancelled")
+				note("'s load is cancelled")
 				return "", ctx.Err()
 			}
 		}
-		note := func(what string) { s.script.note(a, name, what) }
 		switch {
 		case has(opts, "fails"):
-			note("its load fails")
+			note("'s load fails")
 			return "", errOrigin
 		case has(opts, "notfound"):
-			note("its load finds nothing")
+			note("'s load finds nothing")
 			return "", ErrNotFound
 		case has(opts, "panics"):
-			note("its load panics")
+			note("'s load panics")
 			panic("at the origin")
 		case has(opts, "exits"):
-			note("its load calls Goexit")
+			note("'s load calls Goexit")
 			runtime.Goexit()
 		case has(opts, "deletes"):
-			note("its load deletes " + key)
+			note("'s load deletes " + key)
 			if err := a.cache.Delete(ctx, key); err != nil {
 				return "", err
 			}
 		case has(opts, "nests"):
-			note("its load asks for " + key)
-			return a.cache.GetOrLoad(ctx, key, s.loader(a, name, nil))
+			note("'s load asks for " + key)
+			if _, err := a.cache.GetOrLoad(ctx, key, s.loader(a, name, nil)); err != nil {
+				note("'s load gets an error: " + err.Error())
+			}
 		}
-		note("has loaded " + strconv.Quote(v))
+		note(" has loaded " + strconv.Quote(v))
 		return v, nil
 	}
 }
@@ -521,14 +528,14 @@ func (s *stage) start(words []string) {
 		if len(name) != 1 {
 			continue
 		}
-		client := s.w.Client(name, func(ro *redis.Options) {
-			if has(opts, "no-retries") {
-				ro.MaxRetries = -1
-			}
-		})
-		p := &proc{t: s.t, w: s.w, name: name, client: client}
+		p := &proc{t: s.t, w: s.w, name: name}
 		if !has(opts, "no-redis") {
-			p.rds, _ = NewRedis(client, RedisOptions{})
+			p.client = s.w.Client(name, func(ro *redis.Options) {
+				if has(opts, "no-retries") {
+					ro.MaxRetries = -1
+				}
+			})
+			p.rds, _ = NewRedis(p.client, RedisOptions{})
 			p.rds.spread = func(d time.Duration) time.Duration { return d / 2 } // the same each time
 			o.Redis = p.rds
 		}
@@ -540,7 +547,7 @@ func (s *stage) start(words []string) {
 		s.script.processes = append(s.script.processes, name)
 		s.settle(0)
 		if p.rds != nil && !p.rds.stream.wakes() {
-			s.script.note(s.procs[name], "", "has no subscription")
+			s.script.note(s.procs[name], name, "has no subscription")
 		}
 	}
 }

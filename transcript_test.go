@@ -29,17 +29,17 @@ type transcript struct {
 type event struct {
 	at          time.Duration
 	actor, text string
-	lane        string // events of one call are in order
+	lane        string
 }
 
-// note is called by goroutines.
-func (tr *transcript) note(a *actor, call, text string) {
+// note is called by goroutines. What they note at one time, while nothing is moved, is put in the order of lanes.
+func (tr *transcript) note(a *actor, lane, text string) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	if a.dead {
 		return
 	}
-	tr.pending = append(tr.pending, event{time.Since(tr.began), a.name, strings.TrimSpace(call + " " + text), call})
+	tr.pending = append(tr.pending, event{time.Since(tr.began), a.name, text, lane})
 }
 
 // flush writes what was noted while nothing was moved.

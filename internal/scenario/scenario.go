@@ -4,6 +4,7 @@
 package scenario
 
 import (
+	"cmp"
 	"flag"
 	"os"
 	"slices"
@@ -42,10 +43,10 @@ func Run(t *testing.T, path string, perform func(t *testing.T, script func(do fu
 			perform(t, func(do func(string) []string) { s.play(t, path, do) })
 		}
 		switch {
-		case s.name != "":
-			t.Run(s.name, run)
 		case len(sections) == 1:
 			run(t)
+		case s.name != "" || slices.ContainsFunc(s.lines, isStep):
+			t.Run(cmp.Or(s.name, "first"), run)
 		}
 	}
 	if !*rewrite {
@@ -63,7 +64,7 @@ func Run(t *testing.T, path string, perform func(t *testing.T, script func(do fu
 }
 
 // parse cuts a file into sections. What comes before the first "==" is a section without a name; with others behind it,
-// it holds comments only.
+// it may hold comments only.
 func parse(text string) []section {
 	sections := []section{{}}
 	for l := range strings.Lines(text) {
