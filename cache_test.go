@@ -112,36 +112,6 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// A value is fresh to the last nanosecond of its TTL, and not a nanosecond longer.
-func TestTTL(t *testing.T) {
-	for _, ttl := range []time.Duration{time.Millisecond, time.Second, time.Hour} {
-		alike(t, Options{TTL: ttl, LocalTTL: ttl}, func(t *testing.T, p *proc) {
-			p.get(background, "k", loads(0, "1")).must(t, "1", nil, 0)
-			time.Sleep(ttl - time.Nanosecond)
-			p.get(background, "k", nil).must(t, "1", nil, 0)
-			time.Sleep(time.Nanosecond)
-			p.get(background, "k", loads(0, "2")).must(t, "2", nil, 0)
-		})
-	}
-}
-
-func TestTTLOfYears(t *testing.T) {
-	const years = 50 * 365 * 24 * time.Hour
-	alike(t, Options{TTL: years}, func(t *testing.T, p *proc) {
-		p.get(background, "k", loads(0, "1")).must(t, "1", nil, 0)
-		if p.w != nil {
-			if ttl := p.w.Redis.TTL(fullKey); ttl < years-time.Second || ttl > years {
-				t.Errorf("TTL %v", ttl)
-			}
-			return
-		}
-		time.Sleep(years - time.Nanosecond)
-		p.get(background, "k", nil).must(t, "1", nil, 0)
-		time.Sleep(time.Nanosecond)
-		p.get(background, "k", loads(0, "2")).must(t, "2", nil, 0)
-	})
-}
-
 func TestWithTTL(t *testing.T) {
 	alike(t, Options{}, func(t *testing.T, p *proc) {
 		p.get(background, "k", loads(0, "1"), WithTTL(time.Second)).must(t, "1", nil, 0)
@@ -287,39 +257,6 @@ func TestDetached(t *testing.T) {
 	})
 }
 
-// Keys are bytes: whatever they hold, they do not meet. Longer ones than the limit are not cached, and work.
-func TestKeys(t *testing.T) {
-	keys := []string{
-		"", ":", "a", "a:", ":a", "{a}", "}{", "a b", "\r\n", "\x00", "\xff\xfe", "user:a", "cache:user:a", "ä",
-		strings.Repeat("k", MaxKeyBytes),
-	}
-	alike(t, Options{}, func(t *testing.T, p *proc) {
-		for _, k := range keys {
-			p.get(background, k, loads(0, "of "+k)).must(t, "of "+k, nil, 0)
-		}
-		for _, k := range keys {
-			p.get(background, k, nil).must(t, "of "+k, nil, 0)
-		}
-		if p.w != nil && len(p.w.Redis.Keys()) != len(keys) {
-			t.Errorf("%d keys in Redis, want %d", len(p.w.Redis.Keys()), len(keys))
-		}
-		long := strings.Repeat("k", MaxKeyBytes+1)
-		for i := range 2 {
-			v := fmt.Sprint(i)
-			p.get(background, long, loads(0, v)).must(t, v, nil, 0)
-		}
-		if _, ok := p.cache.Get(background, long); ok {
-			t.Error("cached")
-		}
-		if err := p.cache.Set(background, long, "v"); err == nil {
-			t.Error("Set says that it stored")
-		}
-		if err := p.cache.Delete(background, long); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
 // Two names, and two prefixes, share nothing.
 func TestNamespaces(t *testing.T) {
 	bubble(t, func(t *testing.T, w *lab.World) {
@@ -351,40 +288,6 @@ func TestNamespaces(t *testing.T) {
 	})
 }
 
-// Values that Redis cannot hold are returned, and kept in memory.
-func TestValuesThatAreNotStored(t *testing.T) {
-	bubble(t, func(t *testing.T, w *lab.World) {
-		p := start(t, w, "A", Options{MaxValueBytes: 1000}, nil)
-		defer p.stop()
-		large := strings.Repeat("x", 1000)
-		p.get(background, "k", loads(0, large)).must(t, large, nil, 0)
-		p.get(background, "k", nil).must(t, large, nil, 0)
-		if err := p.cache.Set(background, "s", large); !errors.Is(err, errTooLarge) {
-			t.Error(err)
-		}
-		funcs, err := New[func()]("funcs", Options{Redis: p.rds})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer funcs.Close()
-		for range 2 {
-			f, err := funcs.GetOrLoad(background, "k", func(context.Context, string) (func(), error) { return func() {}, nil })
-			if f == nil || err != nil {
-				t.Error(err)
-			}
-		}
-		if n := funcs.Stats().Loads; n != 1 {
-			t.Errorf("%d loads", n)
-		}
-		if k := w.Redis.Keys(); len(k) != 0 {
-			t.Errorf("left in Redis: %q", k)
-		}
-		if p.cache.Stats().ValuesUncached != 1 || funcs.Stats().ValuesUncached != 1 {
-			t.Error("not counted")
-		}
-	})
-}
-
 // Every key in Redis has a TTL, whatever state it is in.
 func TestEveryKeyHasATTL(t *testing.T) {
 	bubble(t, func(t *testing.T, w *lab.World) {
@@ -406,46 +309,6 @@ func TestEveryKeyHasATTL(t *testing.T) {
 	})
 }
 
-// A nil interface, a nil pointer and a nil slice are values.
-func TestNilValues(t *testing.T) {
-	roundTrip := func(t *testing.T, w *lab.World, get func(*Redis) (loads uint64, isNil bool, err error)) {
-		for _, name := range []string{"A", "B"} {
-			client := w.Client(name, nil)
-			r, err := NewRedis(client, RedisOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			n, isNil, err := get(r)
-			if !isNil || err != nil || n != map[string]uint64{"A": 1, "B": 0}[name] {
-				t.Errorf("%s: nil %v, %v after %d loads", name, isNil, err, n)
-			}
-			_ = r.Close()
-			_ = client.Close()
-		}
-	}
-	bubble(t, func(t *testing.T, w *lab.World) {
-		roundTrip(t, w, func(r *Redis) (uint64, bool, error) {
-			c, _ := New[any]("any", Options{Redis: r})
-			defer c.Close()
-			v, err := c.GetOrLoad(background, "k", func(context.Context, string) (any, error) { return nil, nil })
-			w, err2 := c.GetOrLoad(background, "k", nil)
-			return c.Stats().Loads, v == nil && w == nil, errors.Join(err, err2)
-		})
-		roundTrip(t, w, func(r *Redis) (uint64, bool, error) {
-			c, _ := New[*int]("pointer", Options{Redis: r})
-			defer c.Close()
-			v, err := c.GetOrLoad(background, "k", func(context.Context, string) (*int, error) { return nil, nil })
-			return c.Stats().Loads, v == nil, err
-		})
-		roundTrip(t, w, func(r *Redis) (uint64, bool, error) {
-			c, _ := New[[]byte]("bytes", Options{Redis: r})
-			defer c.Close()
-			v, err := c.GetOrLoad(background, "k", func(context.Context, string) ([]byte, error) { return nil, nil })
-			return c.Stats().Loads, v == nil, err
-		})
-	})
-}
-
 // P9: a memory cache without work under way has no goroutine: this bubble ends without Close.
 func TestMemoryCacheHasNoGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -455,24 +318,6 @@ func TestMemoryCacheHasNoGoroutine(t *testing.T) {
 		}
 		if v, err := c.GetOrLoad(background, "k", loads(time.Second, "v")); v != "v" || err != nil {
 			t.Errorf("%q, %v", v, err)
-		}
-	})
-}
-
-// After Close everything says so, and nothing is served.
-func TestClosed(t *testing.T) {
-	alike(t, Options{}, func(t *testing.T, p *proc) {
-		p.get(background, "k", loads(0, "v")).must(t, "v", nil, 0)
-		_ = p.cache.Close()
-		p.get(background, "k", loads(0, "v")).must(t, "", ErrClosed, 0)
-		if _, ok := p.cache.Get(background, "k"); ok {
-			t.Error("Get")
-		}
-		if err := p.cache.Set(background, "k", "v"); !errors.Is(err, ErrClosed) {
-			t.Error(err)
-		}
-		if err := p.cache.Delete(background, "k"); !errors.Is(err, ErrClosed) {
-			t.Error(err)
 		}
 	})
 }

@@ -43,9 +43,9 @@ type flight struct {
 	of     *core
 	parent *flight // whose loader made the call that began this one
 	key    string
-	full string // in Redis
-	load func(context.Context, string) (any, error)
-	ttl  time.Duration // as in callOptions
+	full   string // in Redis
+	load   func(context.Context, string) (any, error)
+	ttl    time.Duration // as in callOptions
 
 	ctx     context.Context // of everything the flight does; ends with Close and CancelAbandoned
 	cancel  context.CancelCauseFunc

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/bellwether-go/cache/internal/realredis"
 )
 
 func TestMain(m *testing.M) {
@@ -86,6 +88,31 @@ func TestFleet(t *testing.T) {
 		}
 		if b, err := json.Marshal(rep); err != nil || bytes.Contains(b, []byte("recovery_ms")) != c.cfg.Kill {
 			t.Errorf("%s, %v", b, err)
+		}
+	}
+}
+
+// The fleet that the README shows, on a real server: 8 processes with 200 callers each, one cold key and 200. One load for
+// each key, no error, and commands in proportion to processes, not to callers.
+func TestFleetOnRealServer(t *testing.T) {
+	s := realredis.Start(t)
+	for _, keys := range []int{1, 200} {
+		cfg := config{
+			Redis: s.Addr, Processes: 8, Callers: 200, Keys: keys, Load: 300 * time.Millisecond, timeout: time.Minute,
+		}
+		rep, err := run(t.Context(), cfg, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range rep.Modes {
+			t.Logf("%d keys: %+v", keys, m)
+			if m.Errors != 0 || m.Calls != 1600 {
+				t.Errorf("%d keys: %+v", keys, m)
+			}
+			// A process sends a read, an ACQUIRE, and here and there a look; whoever loads, a COMMIT and renewals.
+			if m.Mode == "cache" && (m.Loads != keys || m.RedisCommands > 6*8*keys) {
+				t.Errorf("%d keys: %d loads, %d commands", keys, m.Loads, m.RedisCommands)
+			}
 		}
 	}
 }

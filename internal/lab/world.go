@@ -199,9 +199,18 @@ func (w *World) Sent(process string) int {
 func (w *World) CutOff(process string, back bool) {
 	w.mu.Lock()
 	w.gone[process] = !back
+	w.mu.Unlock()
+	if !back {
+		w.Break(process)
+	}
+}
+
+// Break cuts the connections of a process, which may make new ones at once.
+func (w *World) Break(process string) {
+	w.mu.Lock()
 	var links []*link
 	for l := range w.links {
-		if l.process == process && !back {
+		if l.process == process {
 			links = append(links, l)
 		}
 	}

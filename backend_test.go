@@ -1,0 +1,213 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/bellwether-go/cache/internal/lab"
+	"github.com/bellwether-go/cache/internal/realredis"
+)
+
+// backend is what the contract is tested on: memory alone, a miniredis in a bubble, a real server.
+type backend struct {
+	t         *testing.T
+	virtual   bool                                     // time is a bubble's
+	processes []string                                 // that share it: one, for memory
+	client    func(process string) *redis.Client       // nil for memory
+	prefix    string                                   // of this test's keys
+	redises   map[string]*Redis                        // by process
+	caches    map[[2]string]interface{ Close() error } // by process and name
+	commands  map[string]*counter                      // by process
+	closers   []interface{ Close() error }
+}
+
+// counter is a hook that counts a client's commands.
+type counter struct {
+	mu   sync.Mutex
+	sent []string // guarded by mu
+}
+
+// take returns the commands since the last call.
+func (c *counter) take() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sent := c.sent
+	c.sent = nil
+	return sent
+}
+
+func (c *counter) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (c *counter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		switch cmd.Name() {
+		case "time", "hello", "client": // in the background
+		default:
+			c.mu.Lock()
+			c.sent = append(c.sent, cmd.Name())
+			c.mu.Unlock()
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (c *counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// onMemory, onMiniredis and onServer run f on a backend.
+func onMemory(t *testing.T, f func(*testing.T, *backend)) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &backend{t: t, virtual: true, processes: []string{"A"}}
+		defer b.close()
+		f(t, b)
+	})
+}
+
+func onMiniredis(t *testing.T, f func(*testing.T, *backend)) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		b := &backend{t: t, virtual: true, processes: []string{"A", "B", "C"}, client: func(process string) *redis.Client {
+			return w.Client(process, nil)
+		}}
+		defer b.close()
+		f(t, b)
+	})
+}
+
+func onRealServer(t *testing.T, s *realredis.Server, f func(*testing.T, *backend)) {
+	b := &backend{
+		t: t, processes: []string{"A", "B", "C"}, client: func(string) *redis.Client { return s.Client(nil) },
+		prefix: strings.NewReplacer("'", "", "#", "-").Replace(t.Name()),
+	}
+	defer b.close()
+	f(t, b)
+}
+
+func (b *backend) close() {
+	for _, c := range b.closers {
+		_ = c.Close()
+	}
+}
+
+// closing closes c before everything that was made earlier.
+func (b *backend) closing(c interface{ Close() error }) {
+	b.closers = append([]interface{ Close() error }{c}, b.closers...)
+}
+
+// redisOf is the Redis of a process; its budget on a real server is generous, for a test must not depend on how busy
+// its machine is.
+func (b *backend) redisOf(process string) *Redis {
+	b.t.Helper()
+	if b.client == nil {
+		return nil
+	}
+	if r := b.redises[process]; r != nil {
+		return r
+	}
+	if b.redises == nil {
+		b.redises, b.commands = map[string]*Redis{}, map[string]*counter{}
+	}
+	client := b.client(process)
+	b.commands[process] = new(counter)
+	client.AddHook(b.commands[process])
+	o := RedisOptions{Prefix: b.prefix}
+	if !b.virtual {
+		o.Timeout = 10 * time.Second
+	}
+	r, err := NewRedis(client, o)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.closing(client)
+	b.closing(r)
+	b.redises[process] = r
+	b.eventually("a subscription", r.stream.wakes)
+	return r
+}
+
+// cacheOf makes a cache of a process, or returns the one that it has under that name.
+func cacheOf[V any](b *backend, process, name string, o Options) *Cache[V] {
+	b.t.Helper()
+	at := [2]string{process, name}
+	if c, ok := b.caches[at]; ok {
+		return c.(*Cache[V])
+	}
+	o.Redis = b.redisOf(process)
+	c, err := New[V](name, o)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.closing(c)
+	if b.caches == nil {
+		b.caches = map[[2]string]interface{ Close() error }{}
+	}
+	b.caches[at] = c
+	return c
+}
+
+// last is a process that is another than the first, where there is one.
+func (b *backend) last() string { return b.processes[len(b.processes)-1] }
+
+// full is the key in Redis of a key of the cache "user".
+func (b *backend) full(key string) string { return cmp.Or(b.prefix, "cache") + ":user:" + key }
+
+// eventually waits for something that comes by itself.
+func (b *backend) eventually(what string, ok func() bool) {
+	b.t.Helper()
+	if !b.virtual {
+		eventually(b.t, what, ok)
+		return
+	}
+	for range 10_000 {
+		if synctest.Wait(); ok() {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	b.t.Fatalf("never: %s", what)
+}
+
+// joined waits until n callers share a flight.
+func (b *backend) joined(c *core, key string, n int) {
+	b.t.Helper()
+	b.eventually("callers in a flight", func() bool {
+		c.flights.mu.Lock()
+		defer c.flights.mu.Unlock()
+		f := c.flights.current[key]
+		return f != nil && f.callers == n
+	})
+}
+
+// gate is a loader that begins, and returns when it is let go.
+type gate struct {
+	once        sync.Once
+	begun, free chan struct{}
+	value       string
+	err         error
+}
+
+func newGate(value string, err error) *gate {
+	return &gate{begun: make(chan struct{}), free: make(chan struct{}), value: value, err: err}
+}
+
+func (g *gate) load(ctx context.Context, _ string) (string, error) {
+	g.once.Do(func() { close(g.begun) })
+	select {
+	case <-g.free:
+		return g.value, g.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// constant is a loader that returns v.
+func constant[V any](v V) Loader[V] {
+	return func(context.Context, string) (V, error) { return v, nil }
+}

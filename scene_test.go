@@ -1,0 +1,448 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alicebob/miniredis/v2/server"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/bellwether-go/cache/internal/lab"
+	"github.com/bellwether-go/cache/internal/record"
+)
+
+// act does what a line says that begins with a process.
+func (s *stage) act(a *actor, words []string) {
+	switch words[0] {
+	case "get":
+		s.get(a, words[1], words[2:])
+	case "peek":
+		s.begin(a, words[1], nil, func(ctx context.Context, _ string) string {
+			v, ok := a.cache.Get(ctx, words[1])
+			if !ok {
+				return "misses"
+			}
+			return "gets " + strconv.Quote(v)
+		})
+	case "set":
+		s.write(words[1], words[2])
+		s.begin(a, words[1], nil, func(ctx context.Context, _ string) string {
+			return outcomeOf("has set", a.cache.Set(ctx, words[1], words[2]))
+		})
+	case "delete":
+		version := len(s.values(words[1])) - 1
+		s.begin(a, words[1], nil, func(ctx context.Context, _ string) string {
+			err := a.cache.Delete(ctx, words[1:]...)
+			if err == nil && s.honest {
+				s.script.mu.Lock()
+				floor := a.cache.core.name + words[1]
+				s.floor[floor] = max(s.floor[floor], version)
+				s.script.mu.Unlock()
+			}
+			return outcomeOf("has deleted", err)
+		})
+	case "refresh":
+		s.refresh(a, words[1], options(words[2:]))
+	case "close":
+		s.begin(a, "", nil, func(context.Context, string) string { return outcomeOf("has closed", a.cache.Close()) })
+	case "close-redis":
+		s.begin(a, "", nil, func(context.Context, string) string { return outcomeOf("has closed", a.rds.Close()) })
+	case "cut":
+		s.honest = false
+		s.w.CutOff(a.name, false)
+	case "mend":
+		s.w.CutOff(a.name, true)
+	case "kill":
+		a.dead = true
+		s.w.CutOff(a.name, false)
+	default:
+		panic("no such command of a process")
+	}
+}
+
+func outcomeOf(done string, err error) string {
+	if err != nil {
+		return "fails: " + err.Error()
+	}
+	return done
+}
+
+// begin starts a call and notes what it returns.
+func (s *stage) begin(a *actor, key string, opts map[string]string, f func(ctx context.Context, name string) string) {
+	a.calls++
+	name := strings.ToLower(a.name) + strconv.Itoa(a.calls)
+	ctx, cancel := context.WithCancel(background)
+	if d := opts["within"]; d != "" {
+		ctx, cancel = context.WithTimeout(background, duration(d))
+	}
+	c := &asked{key: key, cancel: cancel, floor: s.floor[a.cache.core.name+key]}
+	s.calls[name] = c
+	began := time.Now()
+	a.proc.calls.Go(func() {
+		defer cancel()
+		what := f(ctx, name)
+		if took := time.Since(began); took > 0 {
+			verb, why, failed := strings.Cut(what, ": ")
+			what = verb + " after " + took.Round(time.Millisecond).String()
+			if failed {
+				what += ": " + why
+			}
+		}
+		s.script.note(a, name+"~", name+" "+what) // after what its loader notes at the same time
+		c.done = true
+	})
+}
+
+var errOrigin = errors.New("origin is down")
+
+// get understands "get k load=1s fails within=2s".
+func (s *stage) get(a *actor, key string, words []string) {
+	opts := options(words)
+	var co []CallOption
+	if d := opts["ttl"]; d != "" {
+		co = append(co, WithTTL(duration(d)))
+	}
+	s.begin(a, key, opts, func(ctx context.Context, name string) string {
+		v, err := a.cache.GetOrLoad(ctx, key, s.loader(a, name, opts), co...)
+		var p *PanicError
+		switch {
+		case err == nil:
+			if s.version(key, v) < s.calls[name].floor {
+				s.t.Errorf("%s got %q, which was deleted before", name, v)
+			}
+			return "gets " + strconv.Quote(v)
+		case v != "":
+			s.t.Errorf("%s got %q and %v", name, v, err)
+		case !errors.Is(err, errOrigin) && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrClosed) &&
+			!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &p):
+			s.t.Errorf("%s got an error that is nobody's: %v", name, err)
+		}
+		return "fails: " + err.Error()
+	})
+}
+
+// version is the number of a value; values that never were at the origin are for scenarios that do not delete.
+func (s *stage) version(key, v string) int {
+	s.script.mu.Lock()
+	defer s.script.mu.Unlock()
+	return slices.Index(s.values(key), v)
+}
+
+// values are those that the origin had for a key, the newest last.
+func (s *stage) values(key string) []string {
+	if vs := s.origin[key]; vs != nil {
+		return vs
+	}
+	return []string{"v1"}
+}
+
+func (s *stage) write(key, v string) {
+	s.script.mu.Lock()
+	defer s.script.mu.Unlock()
+	s.origin[key] = append(s.values(key), v)
+}
+
+// loader reads the origin when it begins, and takes its time then.
+func (s *stage) loader(a *actor, name string, opts map[string]string) Loader[string] {
+	return func(ctx context.Context, key string) (string, error) {
+		s.script.mu.Lock()
+		vs := s.values(key)
+		s.script.mu.Unlock()
+		v := vs[len(vs)-1]
+		note := func(what string) { s.script.note(a, name, name+what) }
+		d := duration(opts["load"])
+		if has(opts, "hangs") {
+			note(" begins to load, reads " + strconv.Quote(v) + ", and hangs")
+			<-s.hung
+			return v, nil
+		}
+		if d > 0 {
+			note(" begins to load, reads " + strconv.Quote(v))
+			timer := time.NewTimer(d)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				note("'s load is cancelled")
+				return "", ctx.Err()
+			}
+		}
+		switch {
+		case has(opts, "fails"):
+			note("'s load fails")
+			return "", errOrigin
+		case has(opts, "notfound"):
+			note("'s load finds nothing")
+			return "", ErrNotFound
+		case has(opts, "panics"):
+			note("'s load panics")
+			panic("at the origin")
+		case has(opts, "exits"):
+			note("'s load calls Goexit")
+			runtime.Goexit()
+		case has(opts, "deletes"):
+			note("'s load deletes " + key)
+			if err := a.cache.Delete(ctx, key); err != nil {
+				return "", err
+			}
+		case has(opts, "nests"):
+			note("'s load asks for " + key)
+			if _, err := a.cache.GetOrLoad(ctx, key, s.loader(a, name, nil)); err != nil {
+				note("'s load gets an error: " + err.Error())
+			}
+		}
+		note(" has loaded " + strconv.Quote(v))
+		return v, nil
+	}
+}
+
+// refresh loads under a lease that is taken while the value is there and stays there.
+func (s *stage) refresh(a *actor, key string, opts map[string]string) {
+	s.begin(a, key, nil, func(ctx context.Context, name string) string {
+		c := a.cache.core
+		full := c.redis.key(c.name, key)
+		raw, err := c.store.read(ctx, full, c.coder.maxRecord())
+		if err != nil {
+			return outcomeOf("", err)
+		}
+		h, _, err := c.coder.header(full, raw)
+		if err != nil {
+			return outcomeOf("", err)
+		}
+		args := acquireArgs{
+			key: full, owner: newOwner(), seen: h.ID, lease: c.opts.Lease, life: c.recordLife(), coder: c.coder,
+		}
+		since := c.local.epoch(key)
+		got, err := c.store.acquire(ctx, args)
+		if err != nil || got.outcome != won {
+			return "leaves it alone"
+		}
+		f := &flight{key: key, full: full, ctx: ctx}
+		load := s.loader(a, name, opts)
+		f.load = func(ctx context.Context, key string) (any, error) { return load(ctx, key) }
+		res := c.loadLeased(f, since, args, got)
+		return outcomeOf(fmt.Sprintf("has refreshed %q", res.value), res.err)
+	})
+}
+
+func has(opts map[string]string, name string) bool {
+	_, ok := opts[name]
+	return ok
+}
+
+// command does what a line says that does not begin with a process.
+func (s *stage) command(words []string) {
+	full := func(key string) string { return "cache:user:" + key }
+	switch words[0] {
+	case "start":
+		s.start(words[1:])
+	case "wait":
+		s.settle(duration(words[1]))
+	case "write":
+		s.write(words[1], words[2])
+	case "cancel":
+		s.calls[words[1]].cancel()
+	case "gate":
+		s.holds = append(s.holds, func(m *lab.Message) bool {
+			return m.Kind != lab.Push && slices.Contains([]string{"ACQUIRE", "COMMIT", "ABORT"}, verbOf(m))
+		})
+	case "hold":
+		s.honest = s.honest && words[len(words)-1] != "push"
+		s.holds = append(s.holds, matching(words[1:]))
+	case "release":
+		s.holds = nil
+	case "deliver":
+		s.find(matching(words[1:])).Deliver()
+	case "lose":
+		s.find(matching(words[1:])).Lose()
+	case "copy": // of the last one of that verb
+		m := s.copies[words[1]+" "+words[2]]
+		go m.Copy()
+	case "del", "evict":
+		s.w.Redis.Del(full(words[1]))
+	case "put":
+		s.put(full(words[1]), words[2])
+	case "say":
+		s.w.Redis.Publish(s.channel(words[1]), strings.Join(words[2:], " "))
+	case "flush":
+		s.w.Redis.FlushAll()
+	case "script-flush":
+		s.w.Redis.Server().SetPreHook(nil)
+		c := s.w.Client("admin", nil)
+		go func() {
+			_ = c.ScriptFlush(background).Err()
+			_ = c.Close()
+		}()
+	case "restart": // empty
+		s.honest = false
+		s.w.Redis.FlushAll()
+		for name := range s.procs {
+			s.w.Break(name)
+		}
+	case "save":
+		s.saved = map[string]saved{}
+		for _, k := range s.w.Redis.Keys() {
+			v, _ := s.w.Redis.Get(k)
+			s.saved[k] = saved{v, s.w.Redis.TTL(k)}
+		}
+	case "failover": // to a replica that has what was saved
+		s.honest = false
+		s.fences = map[string]int64{}
+		s.w.Redis.FlushAll()
+		for k, v := range s.saved {
+			_ = s.w.Redis.Set(k, v.value)
+			s.w.Redis.SetTTL(k, v.ttl)
+		}
+	case "freeze":
+		s.honest = false
+		s.w.Freeze(true)
+	case "thaw":
+		s.w.Freeze(false)
+	case "clock":
+		s.w.Redis.SetTime(time.Now().Add(duration(words[1])))
+	case "refuse":
+		s.refuse(words[1], strings.Join(words[2:], " "))
+	case "accept":
+		s.w.Redis.Server().SetPreHook(nil)
+	case "end":
+		s.end()
+	default:
+		panic("no such command")
+	}
+}
+
+// start understands "start A B ttl=1m lease=1s".
+func (s *stage) start(words []string) {
+	opts := options(words)
+	o := Options{
+		TTL: duration(opts["ttl"]), NegativeTTL: duration(opts["negative"]), LocalTTL: duration(opts["local"]),
+		Lease: duration(opts["lease"]), LoadTimeout: duration(opts["timeout"]), CancelAbandoned: has(opts, "cancel-abandoned"),
+	}
+	if v, err := strconv.ParseUint(opts["version"], 10, 32); err == nil {
+		o.Version = uint32(v)
+	}
+	for _, name := range words {
+		if len(name) != 1 {
+			continue
+		}
+		p := &proc{t: s.t, w: s.w, name: name}
+		if !has(opts, "no-redis") {
+			p.client = s.w.Client(name, func(ro *redis.Options) {
+				if has(opts, "no-retries") {
+					ro.MaxRetries = -1
+				}
+			})
+			p.rds, _ = NewRedis(p.client, RedisOptions{})
+			p.rds.spread = func(d time.Duration) time.Duration { return d / 2 } // the same each time
+			o.Redis = p.rds
+		}
+		var err error
+		if p.cache, err = New[string](cmp.Or(opts["name"], "user"), o); err != nil {
+			panic(err)
+		}
+		s.procs[name] = &actor{proc: p}
+		s.script.processes = append(s.script.processes, name)
+		s.settle(0)
+		if p.rds != nil && !p.rds.stream.wakes() {
+			s.script.note(s.procs[name], name, "has no subscription")
+		}
+	}
+}
+
+// put leaves something strange under a key.
+func (s *stage) put(full, what string) {
+	r := s.w.Redis
+	r.Del(full)
+	switch what {
+	case "list":
+		_, _ = r.Push(full, "x")
+	case "garbage":
+		_ = r.Set(full, "bw0 something else")
+	case "flipped": // a record whose payload was changed
+		o, _ := Options{}.withDefaults()
+		b := newCoder[string](&o).seal(full, life{
+			owner: record.Owner{1}, fence: 1, freshUntil: time.Now().Add(time.Hour).UnixMicro(),
+		}, []byte("\xa2v1"))
+		b[len(b)-1] ^= 1
+		_ = r.Set(full, string(b))
+	default:
+		panic("nothing of that name to put")
+	}
+	r.SetTTL(full, time.Hour)
+}
+
+func (s *stage) channel(word string) string {
+	rds := s.procs[cmp.Or(map[string]string{"everybody": s.script.processes[0]}[word], word)].rds
+	if word == "everybody" {
+		return rds.everybodyChannel()
+	}
+	return rds.inboxChannel(rds.process)
+}
+
+// refuse makes the server answer verbs, separated by commas, with an error.
+func (s *stage) refuse(verbs, text string) {
+	s.honest = false
+	s.w.Redis.Server().SetPreHook(func(c *server.Peer, cmd string, args ...string) bool {
+		verb := verbOf(&lab.Message{Args: append([]string{cmd}, args...)})
+		for v := range strings.SplitSeq(verbs, ",") {
+			if verb == v || strings.EqualFold(cmd, v) {
+				c.WriteError(text)
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// end tells what it took, and what is in Redis.
+func (s *stage) end() {
+	s.holds = nil
+	s.settle(0)
+	var loads, commands []string
+	for _, name := range s.script.processes {
+		a := s.procs[name]
+		loads = append(loads, fmt.Sprint(name, " ", a.cache.Stats().Loads))
+		commands = append(commands, fmt.Sprint(name, " ", s.w.Sent(name)))
+	}
+	s.script.lines = append(s.script.lines, "loads: "+strings.Join(loads, ", ")+"; commands: "+strings.Join(commands, ", "))
+	for _, key := range s.w.Redis.Keys() {
+		raw, err := s.w.Redis.Get(key)
+		if err != nil {
+			raw = "?"
+		}
+		s.script.lines = append(s.script.lines,
+			fmt.Sprintf("in Redis: %s: %s, for %v", shortKey(key), s.script.record(raw), s.w.Redis.TTL(key).Round(time.Millisecond)))
+	}
+}
+
+// options understands "a b=c".
+func options(words []string) map[string]string {
+	opts := map[string]string{}
+	for _, w := range words {
+		name, value, _ := strings.Cut(w, "=")
+		opts[name] = value
+	}
+	return opts
+}
+
+// duration understands "", "off" and Go's durations.
+func duration(s string) time.Duration {
+	switch s {
+	case "":
+		return 0
+	case "off":
+		return -1
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		panic(err)
+	}
+	return d
+}
