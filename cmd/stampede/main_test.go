@@ -110,7 +110,7 @@ func TestFleetOnRealServer(t *testing.T) {
 				t.Errorf("%d keys: %+v", keys, m)
 			}
 			// A process sends a read, an ACQUIRE, and here and there a look; whoever loads, a COMMIT and renewals.
-			if m.Mode == "cache" && (m.Loads != keys || m.RedisCommands > 6*8*keys) {
+			if m.Mode == "cache" && (m.Loads != keys || m.RedisCommands > int64(6*8*keys)) {
 				t.Errorf("%d keys: %d loads, %d commands", keys, m.Loads, m.RedisCommands)
 			}
 		}
