@@ -174,6 +174,12 @@ func (b *backend) eventually(what string, ok func() bool) {
 	b.t.Fatalf("never: %s", what)
 }
 
+// pass lets virtual time pass.
+func (b *backend) pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 // joined waits until n callers share a flight.
 func (b *backend) joined(c *core, key string, n int) {
 	b.t.Helper()

@@ -1,7 +1,9 @@
 package cache_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/gob"
 	"errors"
 	"fmt"
 	"time"
@@ -70,6 +72,29 @@ func ExampleNewRedis() {
 	// process 1 Ann <nil>
 }
 
+// When Redis is down the cache goes on in memory, each process for itself. NewRedis does not wait for it.
+func ExampleNewRedis_down() {
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1}) // nobody is there
+	defer client.Close()
+
+	rds, err := cache.NewRedis(client, cache.RedisOptions{}) // any client of go-redis; one for each process
+	if err != nil {
+		panic(err)
+	}
+	defer rds.Close()
+	users, err := cache.New[User]("user", cache.Options{Redis: rds, TTL: 10 * time.Minute})
+	if err != nil {
+		panic(err)
+	}
+	defer users.Close()
+
+	u, err := users.GetOrLoad(context.Background(), "42", loadUser)
+	fmt.Println(u.Name, err)
+	// Output:
+	// loading 42
+	// Ann <nil>
+}
+
 // A loader that wraps ErrNotFound has the answer cached, so that keys that do not exist do not reach the origin.
 func ExampleErrNotFound() {
 	users, err := cache.New[User]("user", cache.Options{NegativeTTL: time.Minute})
@@ -112,4 +137,191 @@ func ExampleCache_Delete() {
 	// Output:
 	// Ann
 	// Anna
+}
+
+// After a write through this process, Set saves the next reader the load. If two writers may overtake each other, Delete is
+// the safer choice.
+func ExampleCache_Set() {
+	users, err := cache.New[User]("user", cache.Options{})
+	if err != nil {
+		panic(err)
+	}
+	defer users.Close()
+	ctx := context.Background()
+
+	// UPDATE users SET ...; COMMIT
+	if err := users.Set(ctx, "42", User{Name: "Anna"}); err != nil {
+		fmt.Println("delete it instead:", err)
+	}
+	u, err := users.GetOrLoad(ctx, "42", loadUser)
+	fmt.Println(u.Name, err)
+	// Output: Anna <nil>
+}
+
+// Get looks and never loads.
+func ExampleCache_Get() {
+	users, err := cache.New[User]("user", cache.Options{})
+	if err != nil {
+		panic(err)
+	}
+	defer users.Close()
+	_, ok := users.Get(context.Background(), "42")
+	fmt.Println(ok)
+	// Output: false
+}
+
+// A caller has its own deadline. The load goes on, and the next caller finds its value.
+func ExampleCache_GetOrLoad_deadline() {
+	users, err := cache.New[User]("user", cache.Options{})
+	if err != nil {
+		panic(err)
+	}
+	defer users.Close()
+	slow := make(chan struct{})
+	load := func(context.Context, string) (User, error) {
+		<-slow
+		return User{Name: "Ann"}, nil
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	_, err = users.GetOrLoad(ctx, "42", load)
+	fmt.Println(errors.Is(err, context.DeadlineExceeded))
+
+	close(slow)
+	u, err := users.GetOrLoad(context.Background(), "42", load)
+	fmt.Println(u.Name, err, users.Stats().Loads, "load")
+	// Output:
+	// true
+	// Ann <nil> 1 load
+}
+
+// database stands for whatever a loader needs.
+type database struct{ names map[string]string }
+
+func (d *database) user(_ context.Context, id string) (User, error) {
+	name, ok := d.names[id]
+	if !ok {
+		return User{}, cache.ErrNotFound
+	}
+	return User{Name: name}, nil
+}
+
+// A loader is a function: a method of what it needs will do.
+func ExampleLoader() {
+	users, err := cache.New[User]("user", cache.Options{})
+	if err != nil {
+		panic(err)
+	}
+	defer users.Close()
+	db := &database{names: map[string]string{"42": "Ann"}}
+	u, err := users.GetOrLoad(context.Background(), "42", db.user)
+	fmt.Println(u.Name, err)
+	_, err = users.GetOrLoad(context.Background(), "43", db.user)
+	fmt.Println(err)
+	// Output:
+	// Ann <nil>
+	// cache: not found
+}
+
+// One call may have a TTL of its own.
+func ExampleWithTTL() {
+	users, err := cache.New[User]("user", cache.Options{TTL: time.Hour})
+	if err != nil {
+		panic(err)
+	}
+	defer users.Close()
+	ctx := context.Background()
+	_, _ = users.GetOrLoad(ctx, "guest", loadUser, cache.WithTTL(-1)) // not stored
+	_, ok := users.Get(ctx, "guest")
+	fmt.Println(ok)
+	// Output:
+	// loading guest
+	// false
+}
+
+// New tells everything that is wrong with its options.
+func ExampleNew_mistakes() {
+	_, err := cache.New[User]("user:v2", cache.Options{TTL: -1, Lease: 48 * time.Hour})
+	fmt.Println(err)
+	// Output:
+	// cache: name "user:v2": want letters, digits and - _ . / only
+	// cache: Options.TTL is -1ns: want 1ms to 100 years
+	// cache: Options.Lease is 48h0m0s: want 1ms to 1h
+}
+
+// The memory tier is bounded by entries, by bytes, or by both.
+func ExampleOptions_memory() {
+	pages, err := cache.New[[]byte]("page", cache.Options{
+		LocalEntries: 1000,
+		LocalBytes:   64 << 20,
+		TTL:          time.Minute,
+	})
+	fmt.Println(pages != nil, err)
+	// Output: true <nil>
+}
+
+// When stored values cannot be read as V any more, raise the version: old and new processes then leave each other's
+// entries alone while a deploy is under way.
+func ExampleOptions_version() {
+	type UserV2 struct{ First, Last string }
+	users, err := cache.New[UserV2]("user", cache.Options{Version: 2, Codec: cache.JSON{}})
+	fmt.Println(users != nil, err)
+	// Output: true <nil>
+}
+
+// A panic in a loader reaches its callers as an error, and the key is free at once.
+func ExamplePanicError() {
+	users, err := cache.New[User]("user", cache.Options{})
+	if err != nil {
+		panic(err)
+	}
+	defer users.Close()
+	_, err = users.GetOrLoad(context.Background(), "42", func(context.Context, string) (User, error) {
+		panic("nil map")
+	})
+	var p *cache.PanicError
+	if errors.As(err, &p) {
+		fmt.Println(err, len(p.Stack) > 0)
+	}
+	// Output: cache: loader panicked: nil map true
+}
+
+// gobCodec is a Codec of one's own.
+type gobCodec struct{}
+
+func (gobCodec) Name() string { return "gob" }
+
+func (gobCodec) Marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	err := gob.NewEncoder(&b).Encode(v)
+	return b.Bytes(), err
+}
+
+func (gobCodec) Unmarshal(data []byte, v any) error {
+	return gob.NewDecoder(bytes.NewReader(data)).Decode(v)
+}
+
+// Any encoding can be used; its name keeps entries of different ones apart.
+func ExampleCodec() {
+	users, err := cache.New[User]("user", cache.Options{Codec: gobCodec{}})
+	fmt.Println(users != nil, err)
+	// Output: true <nil>
+}
+
+// Stats are for dashboards: loads against hits, and what became of leases.
+func ExampleCache_Stats() {
+	users, err := cache.New[User]("user", cache.Options{})
+	if err != nil {
+		panic(err)
+	}
+	defer users.Close()
+	for range 5 {
+		_, _ = users.GetOrLoad(context.Background(), "42", loadUser)
+	}
+	s := users.Stats()
+	fmt.Println(s.Loads, s.LocalHits)
+	// Output:
+	// loading 42
+	// 1 4
 }

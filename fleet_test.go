@@ -2,7 +2,9 @@ package cache
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -15,10 +17,38 @@ import (
 	"github.com/bellwether-go/cache/internal/record"
 )
 
-// TestMain keeps go-redis quiet: it logs every connection that the tests break.
+// TestMain keeps go-redis quiet, which logs every connection that the tests break, and looks whether a goroutine of ours
+// is left in the end. (Bubbles see to theirs.)
 func TestMain(m *testing.M) {
 	redis.SetLogger(quietLogger{})
-	os.Exit(m.Run())
+	code := m.Run()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	for code == 0 {
+		left := goroutines()
+		if len(left) == 0 {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			fmt.Fprintf(os.Stderr, "%d goroutines are left:\n%s\n", len(left), strings.Join(left, "\n\n"))
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// goroutines returns the stacks of goroutines that run code of this module, but for the one that runs TestMain.
+func goroutines() (found []string) {
+	buf := make([]byte, 1<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	for stack := range strings.SplitSeq(string(buf), "\n\n") {
+		if strings.Contains(stack, "github.com/bellwether-go/cache") && !strings.Contains(stack, ".TestMain(") {
+			found = append(found, stack)
+		}
+	}
+	return found
 }
 
 type quietLogger struct{}

@@ -86,6 +86,7 @@ func (w *World) Close() {
 	}
 	w.Redis.Close()
 	time.Sleep(time.Minute) // of the bubble: dials that go-redis repeats in the background outlive its Close
+	synctest.Wait()
 }
 
 // Client returns a client of a process, with go-redis's defaults but for what cannot work in a bubble. set may be nil.

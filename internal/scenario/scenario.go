@@ -14,6 +14,36 @@ import (
 
 var rewrite = flag.Bool("rewrite", false, "write what happens into the scenario files, instead of comparing")
 
+// Golden compares a file with what it should hold now, or rewrites it.
+func Golden(t *testing.T, path, now string) {
+	t.Helper()
+	if *rewrite {
+		if err := os.WriteFile(path, []byte(now), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(b) == now {
+		return
+	}
+	was, is := strings.Split(string(b), "\n"), strings.Split(now, "\n")
+	for _, l := range was {
+		if !slices.Contains(is, l) {
+			t.Errorf("%s: gone: %s", path, l)
+		}
+	}
+	for _, l := range is {
+		if !slices.Contains(was, l) {
+			t.Errorf("%s: new: %s", path, l)
+		}
+	}
+	t.Errorf("%s differs; if that is meant, add -rewrite, and a sentence to the changelog", path)
+}
+
 // indent begins a line of what came of a step.
 const indent = "    "
 

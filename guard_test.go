@@ -1,0 +1,298 @@
+package cache_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"go/ast"
+	"go/format"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bellwether-go/cache/internal/scenario"
+)
+
+// These tests guard the repository itself. What is a golden file is rewritten by go test -run Guard . -rewrite, and a
+// change of it needs a sentence in the changelog.
+
+// The exported API: its declarations, without bodies and comments.
+func TestGuardAPI(t *testing.T) {
+	fset := token.NewFileSet()
+	var decls []string
+	for _, path := range files(t, "*.go") {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(fset, path, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.FileExports(f)
+		for _, d := range f.Decls {
+			switch d := d.(type) {
+			case *ast.FuncDecl:
+				d.Body = nil
+			case *ast.GenDecl:
+				if d.Tok == token.IMPORT || len(d.Specs) == 0 {
+					continue
+				}
+				for _, s := range d.Specs { // an error's text is not API
+					if v, ok := s.(*ast.ValueSpec); ok && d.Tok == token.VAR {
+						v.Values = nil
+					}
+				}
+			}
+			var b bytes.Buffer
+			if err := format.Node(&b, fset, d); err != nil {
+				t.Fatal(err)
+			}
+			decls = append(decls, b.String()+"\n")
+		}
+	}
+	slices.Sort(decls)
+	scenario.Golden(t, "testdata/api.txt", strings.Join(decls, "\n"))
+}
+
+// What users compile, and which modules they get to see.
+func TestGuardDependencies(t *testing.T) {
+	packages := run(t, ".", "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".")
+	scenario.Golden(t, "testdata/packages.txt", packages)
+
+	root, err := filepath.Abs(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	user := t.TempDir()
+	for name, text := range map[string]string{
+		"go.mod": fmt.Sprintf("module example.com/user\n\ngo %s\n\nrequire github.com/bellwether-go/cache v0.0.0\n\n"+
+			"replace github.com/bellwether-go/cache => %s\n", goDirective(t), root),
+		"main.go": "package main\n\nimport _ \"github.com/bellwether-go/cache\"\n\nfunc main() {}\n",
+	} {
+		if err := os.WriteFile(filepath.Join(user, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, user, "go", "mod", "tidy")
+	graph := run(t, user, "go", "list", "-m", "-f", "{{if not .Main}}{{.Path}}{{end}}", "all")
+	var mod struct{ Require []struct{ Path string } }
+	if err := json.Unmarshal([]byte(run(t, user, "go", "mod", "edit", "-json")), &mod); err != nil {
+		t.Fatal(err)
+	}
+	var compiled []string
+	for _, r := range mod.Require {
+		compiled = append(compiled, r.Path)
+	}
+	slices.Sort(compiled)
+	scenario.Golden(t, "testdata/modules.txt",
+		"# in a user's go.mod\n"+strings.Join(compiled, "\n")+"\n# in a user's module graph\n"+graph)
+}
+
+func goDirective(t *testing.T) string {
+	b, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return regexp.MustCompile(`(?m)^go (\S+)$`).FindStringSubmatch(string(b))[1]
+}
+
+// run runs a command and returns its lines.
+func run(t *testing.T, dir, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, errs.String())
+	}
+	return strings.TrimLeft(out.String(), "\n")
+}
+
+// files are those of the repository, by their path.
+func files(t *testing.T, pattern string) (paths []string) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if path == ".git" {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		ok, err := filepath.Match(pattern, path)
+		if ok = ok || pattern == "**.go" && strings.HasSuffix(path, ".go"); ok {
+			paths = append(paths, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return paths
+}
+
+// A file is one idea, named by a noun of the domain, and short.
+func TestGuardFiles(t *testing.T) {
+	for _, path := range files(t, "**.go") {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := bytes.Count(b, []byte("\n")); n > 500 {
+			t.Errorf("%s has %d lines", path, n)
+		}
+		for _, name := range strings.Split(strings.TrimSuffix(filepath.ToSlash(path), ".go"), "/") {
+			for word := range strings.SplitSeq(name, "_") {
+				if slices.Contains([]string{"pkg", "util", "utils", "common", "helper", "helpers", "types", "misc"}, word) {
+					t.Errorf("%s: %q says nothing", path, word)
+				}
+			}
+		}
+	}
+}
+
+// inBubble are functions that run what they are given in a testing/synctest bubble.
+var inBubble = []string{"synctest.Test", "bubble", "alike"}
+
+// No test sleeps in real time: time.Sleep is called only inside the function given to one of inBubble, or in a function
+// that also calls synctest.Wait, which panics outside a bubble.
+func TestGuardNoRealSleep(t *testing.T) {
+	for _, path := range files(t, "**.go") {
+		kit := strings.HasPrefix(path, "internal/lab/") || strings.HasPrefix(path, "internal/realredis/")
+		if !kit && !strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, path, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sleeps := calls(f, "time.Sleep")
+		ast.Inspect(f, func(n ast.Node) bool {
+			if n == nil {
+				return false
+			}
+			virtual := false
+			switch n := n.(type) {
+			case *ast.CallExpr:
+				virtual = slices.Contains(inBubble, name(n.Fun))
+			case *ast.FuncLit, *ast.FuncDecl:
+				virtual = len(calls(n, "synctest.Wait")) > 0
+			}
+			if virtual {
+				sleeps = slices.DeleteFunc(sleeps, func(pos token.Pos) bool { return n.Pos() < pos && pos < n.End() })
+			}
+			return true
+		})
+		for _, pos := range sleeps {
+			t.Errorf("%s: a real sleep", fset.Position(pos))
+		}
+	}
+}
+
+// calls are the places in n where a function is called.
+func calls(n ast.Node, function string) (found []token.Pos) {
+	ast.Inspect(n, func(n ast.Node) bool {
+		if c, ok := n.(*ast.CallExpr); ok && name(c.Fun) == function {
+			found = append(found, c.Pos())
+		}
+		return true
+	})
+	return found
+}
+
+func name(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.Ident:
+		return e.Name
+	case *ast.SelectorExpr:
+		return name(e.X) + "." + e.Sel.Name
+	}
+	return ""
+}
+
+// The README's code is that of the examples.
+func TestGuardReadmeCode(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples, err := os.ReadFile("example_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := func(s string) string { // without indentation, blank lines, and what tells an example from a program
+		var lines []string
+		for l := range strings.Lines(s) {
+			l = strings.TrimSpace(l)
+			if l, _, _ = strings.Cut(l, " //"); l != "" {
+				lines = append(lines, strings.Replace(l, "func Example()", "func main()", 1))
+			}
+		}
+		return strings.Join(lines, "\n")
+	}
+	all := plain(string(examples))
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
+	if len(blocks) < 2 {
+		t.Fatalf("%d blocks of code", len(blocks))
+	}
+	for _, b := range blocks {
+		for part := range strings.SplitSeq(b[1], "\n\n") {
+			if part = strings.TrimSuffix(plain(part), "\n}"); !strings.Contains(all, part) {
+				t.Errorf("no example has:\n%s", part)
+			}
+		}
+	}
+}
+
+// Each line of the table "What happens when" links to a scenario, and every link in the documentation leads somewhere.
+func TestGuardLinks(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(readme), "## What happens when")
+	table, _, _ = strings.Cut(table, "\n## ")
+	rows := 0
+	for l := range strings.Lines(table) {
+		if strings.HasPrefix(l, "| ") && !strings.HasPrefix(l, "| |") {
+			if rows++; !strings.Contains(l, "](testdata/scenario/") {
+				t.Errorf("no scenario: %s", l)
+			}
+		}
+	}
+	if rows < 30 {
+		t.Errorf("%d rows", rows)
+	}
+	docs, err := filepath.Glob("docs/*/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, _ := filepath.Glob("docs/*.md")
+	for _, path := range append(append(docs, more...), "README.md", "CONTRIBUTING.md", "CHANGELOG.md") {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = regexp.MustCompile("(?s)```.*?```|`[^`\n]*`").ReplaceAll(b, nil)
+		for _, m := range regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`).FindAllStringSubmatch(string(b), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+	}
+}
