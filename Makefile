@@ -1,16 +1,54 @@
-# make test runs everything that can run here; it installs nothing. Tests against a real server run where a
-# redis-server is found (or CACHE_REDIS_SERVER names one) and say so when they are skipped;
-# CACHE_REQUIRE_REDIS=1 turns such a skip into a failure.
+# make test runs every test that can run here; it installs nothing. Tests against a real server run where a redis-server
+# is found (or CACHE_REDIS_SERVER names one) and say so when they are skipped; CACHE_REQUIRE_REDIS=1 turns such a skip
+# into a failure.
+#
+# make check is what CI does: the tests, the linters (pinned in tools/go.mod), and the tests again with the oldest Go and
+# the newest dependencies.
 
 GO ?= go
+SHELL := bash
+TESTFLAGS := -race -shuffle=on -timeout 10m
+TOOL := $(GO) tool -modfile=tools/go.mod
+FLOOR := go$(shell sed -n "s|^go ||p" go.mod)
+FUZZ := $(GO) test -run '^$$' -fuzztime 5000x -fuzzminimizetime 10x
 
-.PHONY: test
+.PHONY: check test lint versions newest
+check: test lint versions
+
+# Fuzzing is bounded by a count: bounded by time, go test now and then fails with "context deadline exceeded".
 test:
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
-	$(GO) test -race -shuffle=on -timeout 10m ./...
+	$(GO) test $(TESTFLAGS) ./...
+	$(FUZZ) -fuzz '^FuzzOpen$$' ./internal/record
+	$(FUZZ) -fuzz '^FuzzCheck$$' ./internal/msgpackscan
+	@for f in FuzzRecord FuzzCodec FuzzKeys FuzzMessage; do \
+		echo "$(FUZZ) -fuzz ^$$f\$$ ."; $(FUZZ) -fuzz "^$$f\$$" . || exit 1; done
 	@command -v "$${CACHE_REDIS_SERVER:-redis-server}" >/dev/null || \
 		echo "SKIPPED: the tests against a real Redis: no $${CACHE_REDIS_SERVER:-redis-server} found"
-	$(GO) test -run '^$$' -fuzz FuzzOpen -fuzztime 3s ./internal/record
-	$(GO) test -run '^$$' -fuzz FuzzCheck -fuzztime 3s ./internal/msgpackscan
+
+lint:
+	@bad="$$($(TOOL) gofumpt -l .)" && test -z "$$bad" || { echo "not as gofumpt has it: $$bad"; exit 1; }
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	$(TOOL) golangci-lint run ./...
+	@out="$$($(TOOL) govulncheck ./... 2>&1)"; code=$$?; \
+	if [[ $$code != 0 && $$out == *"fetching vulnerabilities"* ]]; then \
+		echo "SKIPPED: govulncheck: its database cannot be reached"; \
+	else echo "$$out"; exit $$code; fi
+
+# go.mod holds the oldest versions that serve, tools/newest.mod the newest there are.
+versions:
+	$(GO) test $(TESTFLAGS) -modfile=tools/newest.mod ./...
+	@if GOTOOLCHAIN=$(FLOOR) $(GO) version; then \
+		echo "GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./..."; \
+		GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./...; \
+	else echo "SKIPPED: the tests with $(FLOOR): it cannot be had here"; fi
+
+# newest renews tools/newest.mod.
+newest:
+	cp go.mod tools/newest.mod
+	cp go.sum tools/newest.sum
+	$(GO) get -modfile=tools/newest.mod -u -t ./...
+	$(GO) mod tidy -modfile=tools/newest.mod

@@ -46,8 +46,10 @@ type variant struct {
 }
 
 var variants = []variant{
-	{name: "abort", fail: true}, {name: "abort repeated", fail: true, repeat: true},
-	{name: "commit"}, {name: "commit repeated", repeat: true},
+	{name: "abort", fail: true},
+	{name: "abort repeated", fail: true, repeat: true},
+	{name: "commit"},
+	{name: "commit repeated", repeat: true},
 }
 
 // replay plays one order and returns what went wrong. breakIt changes the scripts of all actors; it may be nil.

@@ -329,7 +329,7 @@ func TestHitAllocates(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	loader := Loader[string](loads(0, "v"))
+	loader := loads(0, "v")
 	get := func() {
 		if v, err := c.GetOrLoad(background, "k", loader); v != "v" || err != nil {
 			t.Fatal(v, err)

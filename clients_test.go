@@ -21,6 +21,7 @@ func (exitHook) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (exitHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return next
 }
+
 func (exitHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(context.Context, []redis.Cmder) error { runtime.Goexit(); return nil }
 }
@@ -31,6 +32,7 @@ type dialPanics struct{ exitHook }
 func (dialPanics) DialHook(redis.DialHook) redis.DialHook {
 	return func(context.Context, string, string) (net.Conn, error) { panic("dial hook") }
 }
+
 func (dialPanics) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return next
 }

@@ -152,7 +152,7 @@ func TestGuardFiles(t *testing.T) {
 		if n := bytes.Count(b, []byte("\n")); n > 500 {
 			t.Errorf("%s has %d lines", path, n)
 		}
-		for _, name := range strings.Split(strings.TrimSuffix(filepath.ToSlash(path), ".go"), "/") {
+		for name := range strings.SplitSeq(strings.TrimSuffix(filepath.ToSlash(path), ".go"), "/") {
 			for word := range strings.SplitSeq(name, "_") {
 				if slices.Contains([]string{"pkg", "util", "utils", "common", "helper", "helpers", "types", "misc"}, word) {
 					t.Errorf("%s: %q says nothing", path, word)

@@ -104,7 +104,7 @@ func TestLoaderAccidents(t *testing.T) {
 		do    func() (string, error)
 		check func(error) bool
 	}{
-		{"error", func() (string, error) { return "ignored", own }, func(err error) bool { return err == own }},
+		{"error", func() (string, error) { return "ignored", own }, func(err error) bool { return err == own }}, //nolint:errorlint // unchanged is what is promised
 		{"panic", func() (string, error) { panic("boom") }, isPanic("boom")},
 		{"panic with an error", func() (string, error) { panic(io.EOF) }, func(err error) bool {
 			return isPanic(io.EOF)(err) && errors.Is(err, io.EOF)

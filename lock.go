@@ -309,7 +309,7 @@ func (c *core) loadLeased(f *flight, since epoch, a acquireArgs, got acquired) *
 	c.stats.leases.Add(1)
 	res := c.load(f, &tenure{c: c, f: f, args: a, fence: got.fence})
 	if res.abandoned || res.err != nil && !res.negative {
-		c.abort(f, a.owner, got.fence)
+		_, _ = c.abort(f, a.owner, got.fence)
 		return res
 	}
 	ttl := c.ttl(f, res)

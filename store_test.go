@@ -177,8 +177,17 @@ func TestWaiterList(t *testing.T) {
 // Replies of another shape, as a client that mixes up replies would give, are errors like any other.
 func TestStrangeReplies(t *testing.T) {
 	for _, reply := range [][]any{
-		nil, {}, {"WON"}, {"WON", int64(1)}, {"WON", int64(1), nil}, {int64(1)}, {"HIT", int64(1)}, {"BUSY", int64(1), "short", int64(1)},
-		{"BUSY", int64(1), "0123456789abcdef"}, {"NONSENSE", int64(1)}, {[]any{}, int64(1)},
+		nil,
+		{},
+		{"WON"},
+		{"WON", int64(1)},
+		{"WON", int64(1), nil},
+		{int64(1)},
+		{"HIT", int64(1)},
+		{"BUSY", int64(1), "short", int64(1)},
+		{"BUSY", int64(1), "0123456789abcdef"},
+		{"NONSENSE", int64(1)},
+		{[]any{}, int64(1)},
 	} {
 		if got, err := parseAcquired(reply); !errors.Is(err, errReply) {
 			t.Errorf("%v: %+v, %v", reply, got, err)

@@ -35,7 +35,7 @@ const (
 	againMax = 5 * time.Second
 )
 
-// Channel names are at least 24 bytes long: go-redis 9.20 and 9.21 hold back RESP3 pushes of less than 36 bytes.
+// Channel names are at least 24 bytes long: go-redis 9.20.1 to 9.21 held back RESP3 pushes of less than 36 bytes.
 
 func (r *Redis) inboxChannel(process string) string { return r.prefix + ":inbox:" + process }
 

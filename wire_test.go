@@ -33,8 +33,10 @@ func TestWireGoldens(t *testing.T) {
 		return raw
 	}
 	long := strings.Repeat("hello ", 100)
-	at := life{owner: record.Owner([]byte("0123456789abcdef")), fence: 1767225600000000, stamp: 1767225600000000,
-		freshUntil: 1767225900000000, cost: 300 * time.Millisecond}
+	at := life{
+		owner: record.Owner([]byte("0123456789abcdef")), fence: 1767225600000000, stamp: 1767225600000000,
+		freshUntil: 1767225900000000, cost: 300 * time.Millisecond,
+	}
 	lease := record.Lease{Owner: at.owner, Fence: at.fence, Until: 1767225602000000, Duration: 2 * time.Second}
 	for _, c := range []struct {
 		name  string

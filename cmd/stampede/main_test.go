@@ -53,11 +53,13 @@ func TestFleet(t *testing.T) {
 	}{
 		{
 			config{Processes: 3, Callers: 20, Keys: 1, Load: 100 * time.Millisecond},
-			map[string]int{"none": 60, "singleflight": 3, "cache": 1}, 60,
+			map[string]int{"none": 60, "singleflight": 3, "cache": 1},
+			60,
 		},
 		{
 			config{Processes: 3, Callers: 10, Keys: 2, Load: 100 * time.Millisecond, Kill: true},
-			map[string]int{"none": 30, "singleflight": 6, "cache": 4}, 20,
+			map[string]int{"none": 30, "singleflight": 6, "cache": 4},
+			20,
 		},
 	} {
 		c.cfg.timeout = time.Minute // a machine too busy for the default would load more than once
