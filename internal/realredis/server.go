@@ -115,7 +115,7 @@ func (s *Server) run() error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if pid, err := serverPID(ctx, c); err == nil && pid == cmd.Process.Pid {
+		if pid, err := serverPID(ctx, s.Addr, c); err == nil && pid == cmd.Process.Pid {
 			s.cmd, s.done = cmd, done
 			return nil
 		}
@@ -132,7 +132,12 @@ func (s *Server) run() error {
 }
 
 // serverPID asks who answers at the address: it may be somebody else's server.
-func serverPID(ctx context.Context, c *redis.Client) (int, error) {
+func serverPID(ctx context.Context, addr string, c *redis.Client) (int, error) {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil { // go-redis would log it
+		return 0, err
+	}
+	_ = conn.Close()
 	info, err := c.InfoMap(ctx, "server").Result()
 	if err != nil {
 		return 0, err

@@ -113,7 +113,7 @@ func isStep(line string) bool {
 }
 
 // play performs the steps.
-func (s *section) play(t *testing.T, path string, do func(step string) []string) {
+func (s *section) play(t testing.TB, path string, do func(step string) []string) {
 	t.Helper()
 	var made []string
 	for i := 0; i < len(s.lines); i++ {
