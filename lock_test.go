@@ -451,9 +451,12 @@ func TestCrowd(t *testing.T) {
 		ps := fleet(t, w, Options{}, "A", "B", "C")
 		defer stopAll(ps)
 		var count sync.Map
-		for i := range 300 {
-			for _, p := range ps {
-				key := fmt.Sprint(i % 30)
+		for i := range 1000 {
+			for name, p := range ps {
+				if name != "A" && i%5 > 0 {
+					continue
+				}
+				key := fmt.Sprint(i % 100)
 				p.get(background, key, func(context.Context, string) (string, error) {
 					n, _ := count.LoadOrStore(key, new(atomic.Int32))
 					n.(*atomic.Int32).Add(1)

@@ -126,6 +126,9 @@ func (s *stage) watch(m *lab.Message, held bool) {
 	if a := s.procs[m.Process]; a != nil && a.dead {
 		return
 	}
+	if m.Kind == lab.Push {
+		s.copies[m.Process+" push"] = m
+	}
 	if m.Kind == lab.Request {
 		s.copies[m.Process+" "+verbOf(m)] = m
 		if verbOf(m) == "ACQUIRE" && len(m.Args) > 4 {

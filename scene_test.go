@@ -16,6 +16,7 @@ import (
 
 	"github.com/bellwether-go/cache/internal/lab"
 	"github.com/bellwether-go/cache/internal/record"
+	"github.com/bellwether-go/cache/internal/resp"
 )
 
 // act does what a line says that begins with a process.
@@ -262,8 +263,13 @@ func (s *stage) command(words []string) {
 		s.find(matching(words[1:])).Deliver()
 	case "lose":
 		s.find(matching(words[1:])).Lose()
-	case "copy": // of the last one of that verb
+	case "copy": // of the last one of that verb, or of the last push
 		m := s.copies[words[1]+" "+words[2]]
+		if m.Kind == lab.Push {
+			w, _ := resp.Words(m.Raw)
+			s.w.Redis.Publish(w[1], w[2])
+			return
+		}
 		go m.Copy()
 	case "del", "evict":
 		s.w.Redis.Del(full(words[1]))
@@ -294,7 +300,7 @@ func (s *stage) command(words []string) {
 		}
 	case "failover": // to a replica that has what was saved
 		s.honest = false
-		s.fences = map[string]int64{}
+		s.fences, s.floor = map[string]int64{}, map[string]int{}
 		s.w.Redis.FlushAll()
 		for k, v := range s.saved {
 			_ = s.w.Redis.Set(k, v.value)

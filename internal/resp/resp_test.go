@@ -42,14 +42,14 @@ func TestArgs(t *testing.T) {
 
 func TestWords(t *testing.T) {
 	for m, want := range map[string][]string{
-		"+OK\r\n":                            {"OK"},
-		"-ERR x y\r\n":                       {"-ERR x y"},
-		":1\r\n":                             {"1"},
-		"$3\r\na\r\n\r\n":                   {"a\r\n"},
-		"$-1\r\n":                            nil,
-		"_\r\n":                              nil,
+		"+OK\r\n":                              {"OK"},
+		"-ERR x y\r\n":                         {"-ERR x y"},
+		":1\r\n":                               {"1"},
+		"$3\r\na\r\n\r\n":                      {"a\r\n"},
+		"$-1\r\n":                              nil,
+		"_\r\n":                                nil,
 		"*3\r\n$1\r\na\r\n*1\r\n:2\r\n$-1\r\n": {"a", "2"},
-		">3\r\n$7\r\nmessage\r\n+c\r\n+m\r\n":   {"message", "c", "m"},
+		">3\r\n$7\r\nmessage\r\n+c\r\n+m\r\n":  {"message", "c", "m"},
 	} {
 		if got, err := Words([]byte(m)); err != nil || !slices.Equal(got, want) {
 			t.Errorf("%q: %q, %v", m, got, err)
