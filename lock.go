@@ -126,7 +126,7 @@ func (c *core) shared(f *flight) *result {
 		got, failed := c.store.acquire(f.ctx, a)
 		if failed == nil && got.outcome == hit {
 			raw = got.record
-			if res, err = c.use(f, raw, since, asOf); res != nil {
+			if res, err = c.use(f, raw, since, asOf, true); res != nil {
 				f.leave()
 				c.stats.redisHits.Add(1)
 				return res
@@ -184,13 +184,14 @@ func (c *core) look(f *flight) (*result, []byte, error) {
 		c.stats.redisErrors.Add(1)
 		return nil, nil, err
 	}
-	res, err := c.use(f, raw, since, asOf)
+	res, err := c.use(f, raw, since, asOf, false)
 	return res, raw, err
 }
 
-// use makes a result of a record that is fresh, and fills L1 with it. The error tells records that are of no use to us,
-// errUnreadable and errOther, from those that are stubs, past their time, or not there.
-func (c *core) use(f *flight, raw []byte, since epoch, asOf uint64) (*result, error) {
+// use makes a result of a record that is fresh, and fills L1 with it; judged means that the server has said so by its own
+// clock. The error tells records that are of no use to us, errUnreadable and errOther, from those that are stubs, past
+// their time, or not there.
+func (c *core) use(f *flight, raw []byte, since epoch, asOf uint64, judged bool) (*result, error) {
 	if len(raw) == 0 {
 		return nil, nil
 	}
@@ -207,10 +208,14 @@ func (c *core) use(f *flight, raw []byte, since epoch, asOf uint64) (*result, er
 	if c.redis.clock.old() {
 		c.redis.askTime(f.ctx)
 	}
-	now, known := c.redis.clock.now()
-	left := time.Duration(h.FreshUntil-now) * time.Microsecond
-	if known && left <= 0 && h.Lease.Owner != (record.Owner{}) {
-		return nil, nil // kept beyond its time for a refresh
+	early, late, known := c.redis.clock.now()
+	left := time.Duration(h.FreshUntil-late) * time.Microsecond
+	switch {
+	case !known || judged:
+	case left <= 0 && h.Lease.Owner != (record.Owner{}):
+		return nil, nil // kept beyond its time for a refresh, perhaps: ACQUIRE knows
+	case h.FreshUntil <= early:
+		return nil, nil // Redis, which counts in milliseconds, has not ended it yet
 	}
 	res := &result{negative: h.State == record.Negative, asOf: asOf}
 	if !res.negative {
@@ -266,7 +271,7 @@ func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint6
 		case news.kind == wakeAborted && news.owner == got.holder:
 			return nil, nil, nil
 		case news.kind == wakeCommitted && news.owner == got.holder && len(news.record) > 0:
-			if res, _ := c.use(f, news.record, since, asOf); res != nil {
+			if res, _ := c.use(f, news.record, since, asOf, false); res != nil {
 				c.stats.wakes.Add(1)
 				return res, nil, nil
 			}
@@ -299,7 +304,7 @@ func (c *core) leaseLeft(key string, raw []byte, holder record.Owner) (time.Dura
 	if h.Lease.Until == 0 { // written without scripts: it is in force while it is there
 		return h.Lease.Duration, true
 	}
-	now, known := c.redis.clock.now()
+	_, now, known := c.redis.clock.now()
 	left := time.Duration(h.Lease.Until-now) * time.Microsecond
 	return left, known && left > 0 && left <= h.Lease.Duration
 }

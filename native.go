@@ -67,13 +67,13 @@ func change[T any](
 // deletion, would give the same owner its lease back, and there is no fence to tell the two apart. A late EXEC finds
 // that the key has moved.
 func (s nativeStore) acquire(ctx context.Context, a acquireArgs) (acquired, error) {
-	now, known := s.r.clock.now()
+	_, now, known := s.r.clock.now()
 	if !known {
 		if s.r.learnTime(ctx) != nil {
 			// Without TIME the only clock is ours. Redis ends entries by its own.
 			now = time.Now().UnixMicro()
 		} else {
-			now, _ = s.r.clock.now()
+			_, now, _ = s.r.clock.now()
 		}
 	}
 	nobody := acquired{now: now, received: time.Now()}

@@ -357,12 +357,13 @@ func (k *serverClock) observe(sent, received time.Time, now int64) {
 	k.known, k.lo, k.hi, k.at = true, lo, hi, k.local(received)
 }
 
-// now returns the server's time in microseconds, rather late than early: nothing is fresh for too long.
-func (k *serverClock) now() (us int64, known bool) {
+// now returns the server's time in microseconds: it is not before early, nor after late.
+func (k *serverClock) now() (early, late int64, known bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	local := k.local(time.Now())
-	return local.Microseconds() + k.hi + int64(float64((local-k.at).Microseconds())*drift), k.known
+	wider := int64(float64((local - k.at).Microseconds()) * drift)
+	return local.Microseconds() + k.lo - wider, local.Microseconds() + k.hi + wider, k.known
 }
 
 // old reports whether it is time to ask again.
