@@ -30,7 +30,7 @@ func (s *stage) act(a *actor, words []string) {
 			if !ok {
 				return "misses"
 			}
-			return "gets " + strconv.Quote(v)
+			return "gets " + quote(v)
 		})
 	case "set":
 		s.write(words[1], words[2])
@@ -118,7 +118,7 @@ func (s *stage) get(a *actor, key string, words []string) {
 			if s.version(key, v) < s.calls[name].floor {
 				s.t.Errorf("%s got %q, which was deleted before", name, v)
 			}
-			return "gets " + strconv.Quote(v)
+			return "gets " + quote(v)
 		case v != "":
 			s.t.Errorf("%s got %q and %v", name, v, err)
 		case !errors.Is(err, errOrigin) && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrClosed) &&
@@ -144,7 +144,15 @@ func (s *stage) values(key string) []string {
 	return []string{"v1"}
 }
 
+// write changes the origin; 5000*x is a value of 5000 bytes.
 func (s *stage) write(key, v string) {
+	if n, letter, ok := strings.Cut(v, "*"); ok {
+		count, err := strconv.Atoi(n)
+		if err != nil {
+			panic(err)
+		}
+		v = strings.Repeat(letter, count)
+	}
 	s.script.mu.Lock()
 	defer s.script.mu.Unlock()
 	s.origin[key] = append(s.values(key), v)
@@ -160,12 +168,12 @@ func (s *stage) loader(a *actor, name string, opts map[string]string) Loader[str
 		note := func(what string) { s.script.note(a, name, name+what) }
 		d := duration(opts["load"])
 		if has(opts, "hangs") {
-			note(" begins to load, reads " + strconv.Quote(v) + ", and hangs")
+			note(" begins to load, reads " + quote(v) + ", and hangs")
 			<-s.hung
 			return v, nil
 		}
 		if d > 0 {
-			note(" begins to load, reads " + strconv.Quote(v))
+			note(" begins to load, reads " + quote(v))
 			timer := time.NewTimer(d)
 			defer timer.Stop()
 			select {
@@ -199,7 +207,7 @@ func (s *stage) loader(a *actor, name string, opts map[string]string) Loader[str
 				note("'s load gets an error: " + err.Error())
 			}
 		}
-		note(" has loaded " + strconv.Quote(v))
+		note(" has loaded " + quote(v))
 		return v, nil
 	}
 }
@@ -330,6 +338,10 @@ func (s *stage) start(words []string) {
 	o := Options{
 		TTL: duration(opts["ttl"]), NegativeTTL: duration(opts["negative"]), LocalTTL: duration(opts["local"]),
 		Lease: duration(opts["lease"]), LoadTimeout: duration(opts["timeout"]), CancelAbandoned: has(opts, "cancel-abandoned"),
+	}
+	o.MaxValueBytes, _ = strconv.Atoi(opts["max"])
+	if has(opts, "no-compression") {
+		o.CompressAbove = -1
 	}
 	if v, err := strconv.ParseUint(opts["version"], 10, 32); err == nil {
 		o.Version = uint32(v)

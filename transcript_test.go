@@ -186,14 +186,23 @@ func (tr *transcript) record(raw string) string {
 	case record.Negative:
 		text = fmt.Sprintf("\"not found\" of %s", tr.owner(string(h.ID[:])))
 	default:
-		var v string
-		if err := (Msgpack{}).Unmarshal(payload, &v); err != nil {
-			v = string(payload)
-		}
-		text = fmt.Sprintf("%q of %s", v, tr.owner(string(h.ID[:])))
+		v := string(payload)
+		var c coder
+		c.codec, c.maxBytes = Msgpack{}, 1<<20
+		c.decode = func(codec Codec, b []byte) (any, error) { return v, codec.Unmarshal(b, &v) }
+		_, _ = c.value(&h, payload)
+		text = fmt.Sprintf("%s of %s", quote(v), tr.owner(string(h.ID[:])))
 	}
 	if h.Lease.Owner != (record.Owner{}) {
 		text += ", lease of " + tr.owner(string(h.Lease.Owner[:]))
 	}
 	return text
+}
+
+// quote shortens long values.
+func quote(v string) string {
+	if len(v) > 40 {
+		return fmt.Sprintf("%q... (%d bytes)", v[:5], len(v))
+	}
+	return strconv.Quote(v)
 }
