@@ -393,6 +393,7 @@ func nothingLeft(t *testing.T, b *backend) {
 	ttls("after Close", 3)
 	if b.client != nil {
 		r := b.redisOf("A")
+		r.each("", func(*core) { t.Error("a closed cache is still told of deletions") })
 		_ = r.Close()
 		if err := r.client.Publish(background, "x", "x").Err(); err != nil {
 			t.Errorf("the user's client: %v", err)
