@@ -131,9 +131,16 @@ func (s *stage) watch(m *lab.Message, held bool) {
 	}
 	if m.Kind == lab.Request {
 		s.copies[m.Process+" "+verbOf(m)] = m
-		if verbOf(m) == "ACQUIRE" && len(m.Args) > 4 {
-			var o record.Owner
+		var o record.Owner
+		switch verbOf(m) {
+		case "ACQUIRE":
 			copy(o[:], m.Args[4])
+		case "SET": // without scripts
+			if h, _, err := record.Open([]byte(m.Args[2])); err == nil {
+				o = h.Lease.Owner
+			}
+		}
+		if o != (record.Owner{}) {
 			s.script.owners[o] = strings.TrimPrefix(m.Process, "ghost of ")
 		}
 	}
