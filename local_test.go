@@ -78,3 +78,15 @@ func TestLocalBytes(t *testing.T) {
 		t.Errorf("%d entries that are larger than the bound", n)
 	}
 }
+
+// A key takes memory too.
+func TestLocalBytesOfKeys(t *testing.T) {
+	o, err := Options{LocalBytes: 1 << 20}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLocal(&o)
+	if short, long := l.weigh("k", 1000), l.weigh(strings.Repeat("k", 1000), 1000); long < 3*short/2 {
+		t.Errorf("an entry weighs %d, with a long key %d", short, long)
+	}
+}
