@@ -62,7 +62,7 @@ func (c *counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 	return next
 }
 
-// onMemory, onMiniredis and onServer run f on a backend.
+// onMemory, onMiniredis and onRealServer run f on a backend.
 func onMemory(t *testing.T, f func(*testing.T, *backend)) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &backend{t: t, virtual: true, processes: []string{"A"}}
@@ -172,6 +172,14 @@ func (b *backend) eventually(what string, ok func() bool) {
 		time.Sleep(time.Millisecond)
 	}
 	b.t.Fatalf("never: %s", what)
+}
+
+// short is a LoadTimeout for what is to run into it; a busy machine must not run into it elsewhere.
+func (b *backend) short() time.Duration {
+	if b.virtual {
+		return 50 * time.Millisecond
+	}
+	return time.Second
 }
 
 // pass lets virtual time pass.

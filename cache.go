@@ -77,7 +77,8 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 // Redis or of the lease is ever returned. A nil loader panics inside the load.
 //
 // A loader may call the cache. If it asks for the key that it is loading, with its context or one made from it, it gets
-// an error at once; with another context, it waits for itself until LoadTimeout ends both.
+// an error at once; with another context, or where two loaders that others began wait for each other's keys, LoadTimeout
+// ends the waiting.
 func (c *Cache[V]) GetOrLoad(ctx context.Context, key string, loader Loader[V], opts ...CallOption) (V, error) {
 	if e, ok := c.core.local.get(key); ok {
 		c.core.stats.localHits.Add(1)

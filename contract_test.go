@@ -320,7 +320,7 @@ func accidents(t *testing.T, b *backend) {
 
 // boundedWaiting: nobody waits for ever, neither for a loader that ignores its context nor for a process that is gone.
 func boundedWaiting(t *testing.T, b *backend) {
-	o := Options{LoadTimeout: 50 * time.Millisecond, Lease: 200 * time.Millisecond}
+	o := Options{LoadTimeout: b.short(), Lease: 200 * time.Millisecond}
 	a, z := cacheOf[string](b, "A", "user", o), cacheOf[string](b, b.last(), "user", o)
 	hung := make(chan struct{})
 	defer close(hung)

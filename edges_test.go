@@ -76,7 +76,7 @@ func errorMatrix(t *testing.T, b *backend) {
 		{"Goexit", get(background, func(context.Context, string) (string, error) { runtime.Goexit(); return "", nil }), nil, true},
 		{"no loader", get(background, nil), nil, true},
 		{"cancelled before", get(ended, constant("v")), []error{context.Canceled}, false},
-		{"the caller's deadline", get(soon(), wait), []error{context.DeadlineExceeded}, false},
+		{"the caller's deadline", func(c *Cache[string], key string) error { return get(soon(), wait)(c, key) }, []error{context.DeadlineExceeded}, false},
 		{"LoadTimeout, heeded", get(background, wait), []error{context.DeadlineExceeded}, false},
 		{"LoadTimeout, ignored", get(background, hang), []error{context.DeadlineExceeded}, false},
 		{"a loader that waits for itself", func(c *Cache[string], key string) error {
@@ -99,7 +99,7 @@ func errorMatrix(t *testing.T, b *backend) {
 			})(c, key)
 		}, []error{ErrClosed}, false},
 	} {
-		c := cacheOf[string](b, "A", fmt.Sprint("matrix", i), Options{LoadTimeout: 50 * time.Millisecond})
+		c := cacheOf[string](b, "A", fmt.Sprint("matrix", i), Options{LoadTimeout: b.short()})
 		err := row.do(c, "k")
 		if (err != nil) != (row.is != nil || row.as) {
 			t.Errorf("%s: %v", row.name, err)
@@ -329,7 +329,7 @@ func nestedCalls(t *testing.T, b *backend) {
 // waitsForItself: a loader that asks for the key it is loading, directly or through another key, gets an error at once;
 // with a context that does not tell, it ends at LoadTimeout.
 func waitsForItself(t *testing.T, b *backend) {
-	c := cacheOf[string](b, "A", "user", Options{LoadTimeout: 50 * time.Millisecond})
+	c := cacheOf[string](b, "A", "user", Options{LoadTimeout: b.short()})
 	direct := func(ctx context.Context, key string) (string, error) {
 		_, err := c.GetOrLoad(ctx, key, constant("inner"))
 		return "", err

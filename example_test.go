@@ -72,7 +72,7 @@ func ExampleNewRedis() {
 	// process 1 Ann <nil>
 }
 
-// When Redis is down the cache goes on in memory, each process for itself. NewRedis does not wait for it.
+// When Redis is down the cache goes on, each process for itself. NewRedis does not wait for it.
 func ExampleNewRedis_down() {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1}) // nobody is there
 	defer client.Close()
@@ -261,8 +261,8 @@ func ExampleOptions_memory() {
 	// Output: true <nil>
 }
 
-// When stored values cannot be read as V any more, raise the version: old and new processes then leave each other's
-// entries alone while a deploy is under way.
+// When stored values cannot be read as V any more, raise the version: while a deploy is under way, new processes
+// replace the entries of old ones, and old ones leave the new entries alone.
 func ExampleOptions_version() {
 	type UserV2 struct{ First, Last string }
 	users, err := cache.New[UserV2]("user", cache.Options{Version: 2, Codec: cache.JSON{}})

@@ -347,8 +347,10 @@ func (c *core) loadLeased(f *flight, since epoch, a acquireArgs, got acquired) *
 	case err != nil:
 		c.stats.redisErrors.Add(1)
 		keep = c.redis.cutOff()
-		if silence(err) == nil { // it was refused: nobody need wait for the end of the lease
-			c.redis.disown(f.ctx, f.full, a.owner)
+		if silence(err) == nil { // it was refused: nobody need wait for the end of the lease, and if it is ours still
+			if mine, _ := c.abort(f, a.owner, got.fence); mine { // nothing was deleted meanwhile
+				res.asOf, keep = asOf, true
+			}
 		}
 	case outcome == stored:
 		res.asOf = asOf

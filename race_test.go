@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -145,7 +146,9 @@ func (s *stage) watch(m *lab.Message, held bool) {
 		}
 	}
 	s.script.message(m, held)
-	for _, key := range s.w.Redis.Keys() { // fences rise while a key lives
+	keys := s.w.Redis.Keys()
+	maps.DeleteFunc(s.fences, func(key string, _ int64) bool { return !slices.Contains(keys, key) })
+	for _, key := range keys { // fences rise while a key lives
 		raw, _ := s.w.Redis.Get(key)
 		if h, _, err := record.Open([]byte(raw)); err == nil {
 			f := max(h.Fence, h.Lease.Fence)

@@ -111,6 +111,7 @@ func (s *stage) get(a *actor, key string, words []string) {
 		co = append(co, WithTTL(duration(d)))
 	}
 	s.begin(a, key, opts, func(ctx context.Context, name string) string {
+		began := time.Now()
 		v, err := a.cache.GetOrLoad(ctx, key, s.loader(a, name, opts), co...)
 		var p *PanicError
 		switch {
@@ -121,6 +122,9 @@ func (s *stage) get(a *actor, key string, words []string) {
 			return "gets " + quote(v)
 		case v != "":
 			s.t.Errorf("%s got %q and %v", name, v, err)
+		case ctx.Err() == nil && (errors.Is(err, context.Canceled) ||
+			errors.Is(err, context.DeadlineExceeded) && time.Since(began) < a.cache.core.opts.LoadTimeout):
+			s.t.Errorf("%s got an error of another context: %v", name, err)
 		case !errors.Is(err, errOrigin) && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrClosed) &&
 			!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &p):
 			s.t.Errorf("%s got an error that is nobody's: %v", name, err)
