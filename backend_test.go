@@ -191,12 +191,17 @@ func (b *backend) pass(d time.Duration) {
 // joined waits until n callers share a flight.
 func (b *backend) joined(c *core, key string, n int) {
 	b.t.Helper()
-	b.eventually("callers in a flight", func() bool {
-		c.flights.mu.Lock()
-		defer c.flights.mu.Unlock()
-		f := c.flights.current[key]
-		return f != nil && f.callers == n
-	})
+	b.eventually("callers in a flight", func() bool { return callers(c, key) == n })
+}
+
+// callers is how many share the flight for a key.
+func callers(c *core, key string) int {
+	c.flights.mu.Lock()
+	defer c.flights.mu.Unlock()
+	if f := c.flights.current[key]; f != nil {
+		return f.callers
+	}
+	return 0
 }
 
 // gate is a loader that begins, and returns when it is let go.

@@ -395,7 +395,7 @@ func closeInEveryState(t *testing.T, b *backend) {
 	defer close(hung)
 	for _, state := range []string{"idle", "filled", "loading", "hanging", "waiting", "busy"} {
 		c := cacheOf[string](b, "A", state, o)
-		var calls sync.WaitGroup
+		var calls, waiter sync.WaitGroup
 		switch state {
 		case "filled":
 			_ = c.Set(background, "k", "v")
@@ -422,7 +422,7 @@ func closeInEveryState(t *testing.T, b *backend) {
 			g := newGate("v", nil)
 			calls.Go(func() { _, _ = holder.GetOrLoad(background, "k", g.load) })
 			<-g.begun
-			calls.Go(func() {
+			waiter.Go(func() {
 				_, err := c.GetOrLoad(background, "k", constant("own"))
 				expect(state, err)
 			})
@@ -458,6 +458,7 @@ func closeInEveryState(t *testing.T, b *backend) {
 			})
 		}
 		closers.Wait()
+		waiter.Wait()
 		if state != "waiting" {
 			calls.Wait()
 		}

@@ -165,7 +165,7 @@ func TestGuardFiles(t *testing.T) {
 // inBubble are functions that run what they are given in a testing/synctest bubble.
 var inBubble = []string{"synctest.Test", "bubble", "alike"}
 
-// No test sleeps in real time: time.Sleep is called only inside the function given to one of inBubble, or in a function
+// No test sleeps in real time: time.Sleep is called, and a bare <-time.After waited for, only inside the function given to one of inBubble, or in a function
 // that also calls synctest.Wait, which panics outside a bubble.
 func TestGuardNoRealSleep(t *testing.T) {
 	for _, path := range files(t, "**.go") {
@@ -178,7 +178,7 @@ func TestGuardNoRealSleep(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sleeps := calls(f, "time.Sleep")
+		sleeps := append(calls(f, "time.Sleep"), pauses(f)...)
 		ast.Inspect(f, func(n ast.Node) bool {
 			if n == nil {
 				return false
@@ -199,6 +199,19 @@ func TestGuardNoRealSleep(t *testing.T) {
 			t.Errorf("%s: a real sleep", fset.Position(pos))
 		}
 	}
+}
+
+// pauses are the places in n that only wait for a timer.
+func pauses(n ast.Node) (found []token.Pos) {
+	ast.Inspect(n, func(n ast.Node) bool {
+		if s, ok := n.(*ast.ExprStmt); ok {
+			if u, ok := s.X.(*ast.UnaryExpr); ok && u.Op == token.ARROW && len(calls(u, "time.After")) > 0 {
+				found = append(found, s.Pos())
+			}
+		}
+		return true
+	})
+	return found
 }
 
 // calls are the places in n where a function is called.

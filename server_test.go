@@ -62,12 +62,13 @@ func collapse(t *testing.T, caches []*Cache[string], key string) int32 {
 	t.Helper()
 	var loads atomic.Int32
 	var wg sync.WaitGroup
+	free := make(chan struct{})
 	for _, c := range caches {
 		for range 20 {
 			wg.Go(func() {
-				v, err := c.GetOrLoad(background, key, func(ctx context.Context, key string) (string, error) {
+				v, err := c.GetOrLoad(background, key, func(_ context.Context, key string) (string, error) {
 					loads.Add(1)
-					<-time.After(100 * time.Millisecond)
+					<-free
 					return "of " + key, nil
 				})
 				if v != "of "+key || err != nil {
@@ -76,6 +77,10 @@ func collapse(t *testing.T, caches []*Cache[string], key string) int32 {
 			})
 		}
 	}
+	for _, c := range caches {
+		eventually(t, "all callers in a flight", func() bool { return callers(c.core, key) == 20 })
+	}
+	close(free)
 	wg.Wait()
 	return loads.Load()
 }
@@ -226,10 +231,10 @@ func TestRealServerDies(t *testing.T) {
 				for j := range 20 {
 					wg.Go(func() {
 						key := fmt.Sprint(name, j%5)
-						v, err := c.GetOrLoad(background, key, func(ctx context.Context, key string) (string, error) {
+						v, err := c.GetOrLoad(background, key, func(_ context.Context, key string) (string, error) {
 							once.Do(func() {
+								defer close(faulted) // also if the server does not start again
 								fault()
-								close(faulted)
 							})
 							<-faulted
 							return "of " + key, nil
