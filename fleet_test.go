@@ -226,3 +226,17 @@ func only(process, verb string, kind lab.Kind) func(*lab.Message) bool {
 		return m.Kind == kind && (process == "" || m.Process == process) && verbOf(m) == verb
 	}
 }
+
+// refreshNow loads under a lease that is taken while the entry with that id is there, and stays there. It returns nothing
+// if the lease is not to be had.
+func refreshNow(c *core, f *flight, id record.Owner) *result {
+	args := acquireArgs{
+		key: f.full, owner: newOwner(), seen: id, lease: c.opts.Lease, life: c.recordLife(), coder: c.coder,
+	}
+	since := c.local.epoch(f.key)
+	got, err := c.store.acquire(f.ctx, args)
+	if err != nil || got.outcome != won {
+		return nil
+	}
+	return c.loadLeased(f, since, args, got)
+}

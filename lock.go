@@ -262,9 +262,8 @@ func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint6
 		case news = <-w.w.news:
 		case <-timer.C:
 		case <-f.ctx.Done():
-			return nil, nil, nil
 		}
-		if !time.Now().Before(w.patience) {
+		if f.ctx.Err() != nil || !time.Now().Before(w.patience) {
 			return nil, nil, nil
 		}
 		switch {

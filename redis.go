@@ -92,18 +92,12 @@ func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 	case o.Timeout == 0:
 		o.Timeout = 50 * time.Millisecond
 	}
-	r := &Redis{
-		client: client, prefix: o.Prefix, timeout: o.Timeout,
-		clock:  serverClock{started: time.Now()},
-		caches: make(map[string]cores),
-		spread: rand.N[time.Duration],
-	}
-	wakes := true
+	oneServer, wakes := false, true
 	switch c := client.(type) {
 	case nil:
 		errs = append(errs, errors.New("cache: NewRedis: no client"))
 	case *redis.Client:
-		r.oneServer = true
+		oneServer = true
 		if co := c.Options(); co != nil && (co.ClientSideCache != nil || co.ClientSideCacheConfig != nil) {
 			errs = append(errs, errors.New("cache: NewRedis: the client has a client-side cache: want it off"))
 		}
@@ -118,6 +112,20 @@ func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	r := newRedis(client, o, oneServer, wakes)
+	r.store = newScriptStore(r)
+	r.stream.start()
+	return r, nil
+}
+
+// newRedis makes a Redis without its store, and without starting its subscription.
+func newRedis(client Client, o RedisOptions, oneServer, wakes bool) *Redis {
+	r := &Redis{
+		client: client, prefix: o.Prefix, timeout: o.Timeout, oneServer: oneServer,
+		clock:  serverClock{started: time.Now()},
+		caches: make(map[string]cores),
+		spread: rand.N[time.Duration],
+	}
 	var id [8]byte
 	_, _ = cryptorand.Read(id[:]) // never fails
 	r.process = hex.EncodeToString(id[:])
@@ -126,9 +134,8 @@ func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= trips && r.silentFor(2*r.timeout) },
 	})
 	r.pipeline.r = r
-	r.store = newScriptStore(r)
 	r.stream = newStream(r, wakes)
-	return r, nil
+	return r
 }
 
 // Close ends the connection and goroutines that caches share, and waits for commands under way, as long as the client

@@ -229,18 +229,13 @@ func (s *stage) refresh(a *actor, key string, opts map[string]string) {
 		if err != nil {
 			return outcomeOf("", err)
 		}
-		args := acquireArgs{
-			key: full, owner: newOwner(), seen: h.ID, lease: c.opts.Lease, life: c.recordLife(), coder: c.coder,
-		}
-		since := c.local.epoch(key)
-		got, err := c.store.acquire(ctx, args)
-		if err != nil || got.outcome != won {
-			return "leaves it alone"
-		}
 		f := &flight{key: key, full: full, ctx: ctx}
 		load := s.loader(a, name, opts)
 		f.load = func(ctx context.Context, key string) (any, error) { return load(ctx, key) }
-		res := c.loadLeased(f, since, args, got)
+		res := refreshNow(c, f, h.ID)
+		if res == nil {
+			return "leaves it alone"
+		}
 		return outcomeOf(fmt.Sprintf("has refreshed %q", res.value), res.err)
 	})
 }

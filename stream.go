@@ -42,13 +42,17 @@ func (r *Redis) inboxChannel(process string) string { return r.prefix + ":inbox:
 func (r *Redis) everybodyChannel() string { return r.prefix + ":every-process-of-this-cache" }
 
 func newStream(r *Redis, canWake bool) *stream {
-	ctx, stop := context.WithCancel(context.Background())
-	s := &stream{r: r, canWake: canWake, stop: stop, done: make(chan struct{}), channels: []string{r.everybodyChannel()}}
+	s := &stream{r: r, canWake: canWake, done: make(chan struct{}), channels: []string{r.everybodyChannel()}}
 	if canWake { // a Ring listens on the shard of the first channel, and publishes on that of the message's
 		s.channels = append(s.channels, r.inboxChannel(r.process))
 	}
-	go s.run(ctx)
 	return s
+}
+
+func (s *stream) start() {
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	go s.run(ctx)
 }
 
 // wakes reports whether a process that waits will be told.

@@ -1,0 +1,335 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/bellwether-go/cache/internal/record"
+)
+
+// memServer does what the scripts do, without Redis: for the exploration of many schedules, where a server and a client
+// would take most of the time. TestMemServer compares it with the scripts. It knows one version and one type.
+type memServer struct {
+	entries map[string]memEntry
+	publish func(channel, message string)
+
+	mu     sync.Mutex
+	owners map[record.Owner]string // their names; guarded by mu
+}
+
+type memEntry struct {
+	raw  []byte
+	ends time.Time
+}
+
+func newMemServer() *memServer {
+	return &memServer{
+		entries: make(map[string]memEntry), publish: func(string, string) {}, owners: make(map[record.Owner]string),
+	}
+}
+
+func (s *memServer) name(o record.Owner) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.owners[o]
+}
+
+func (s *memServer) now() int64 { return time.Now().UnixMicro() }
+
+func (s *memServer) get(key string) []byte {
+	e, ok := s.entries[key]
+	if ok && !time.Now().Before(e.ends) {
+		delete(s.entries, key)
+		return nil
+	}
+	return e.raw
+}
+
+// open returns the record under key and what follows it, if there is one of ours.
+func (s *memServer) open(key string) (record.Header, []byte, bool) {
+	h, rest, err := record.Open(s.get(key))
+	return h, rest, err == nil
+}
+
+// left is as in record.lua.
+func (s *memServer) left(h record.Header) time.Duration {
+	left := time.Duration(h.Lease.Until-s.now()) * time.Microsecond
+	if h.Lease.Owner == (record.Owner{}) || left <= 0 || left > h.Lease.Duration {
+		return 0
+	}
+	return left
+}
+
+func (s *memServer) ttl(key string) time.Duration { return time.Until(s.entries[key].ends) }
+
+func (s *memServer) set(key string, raw []byte, ttl time.Duration) {
+	s.entries[key] = memEntry{raw, time.Now().Add(ttl)}
+}
+
+// change rewrites what lies outside the checksum: the lease, and on a stub the list of those who wait.
+func (s *memServer) change(key string, lease record.Lease, rest []byte) {
+	e := s.entries[key]
+	h := record.Header{State: record.Stub, Lease: lease}
+	raw := append(bytes.Clone(e.raw[:record.EntrySize]), record.Append(nil, &h, nil)[record.EntrySize:]...)
+	e.raw = append(raw, rest...)
+	s.entries[key] = e
+}
+
+func (s *memServer) acquire(a acquireArgs, inbox string) acquired {
+	now := s.now()
+	got := acquired{now: now, received: time.Now(), wakes: inbox != ""}
+	h, rest, ok := s.open(a.key)
+	stub := ok && h.State == record.Stub
+	if ok && h.Lease.Owner == a.owner {
+		got.outcome, got.fence = won, h.Lease.Fence
+		return got
+	}
+	if ok && a.force && !stub && h.ID == a.owner {
+		got.outcome, got.fence = won, h.Fence
+		return got
+	}
+	if ok && !a.force {
+		if !stub && now < h.FreshUntil && h.ID != a.seen {
+			got.outcome, got.record = hit, bytes.Clone(s.get(a.key))
+			return got
+		}
+		if left := s.left(h); left > 0 {
+			if inbox != "" && !h.Lease.All {
+				switch {
+				case !stub:
+					h.Lease.All = true
+				case !bytes.Contains(rest, []byte(inbox)):
+					rest = append(bytes.Clone(rest), inbox...)
+				}
+				s.change(a.key, h.Lease, rest)
+			}
+			got.outcome, got.holder, got.left = busy, h.Lease.Owner, left
+			return got
+		}
+	}
+	lease := record.Lease{
+		Owner: a.owner, Fence: max(now, max(h.Fence, h.Lease.Fence)+1), Until: now + a.lease.Microseconds(),
+		Duration: a.lease, All: h.Lease.All,
+	}
+	if !ok {
+		lease.Fence = max(now, 1)
+	}
+	if ok && !stub && !a.force && now < h.StaleUntil {
+		ttl := s.ttl(a.key)
+		s.change(a.key, lease, rest)
+		s.set(a.key, s.entries[a.key].raw, max(ttl, a.life))
+	} else {
+		if !stub {
+			rest = nil
+		}
+		s.set(a.key, append(a.coder.lease(a.key, lease), rest...), a.life)
+	}
+	got.outcome, got.fence = won, lease.Fence
+	return got
+}
+
+func (s *memServer) commit(c commitArgs) committed {
+	h, rest, ok := s.open(c.key)
+	switch {
+	case !ok:
+		return missing
+	case h.Lease.Owner == c.owner && h.Lease.Fence == c.fence:
+	case h.State != record.Stub && h.ID == c.owner:
+		return stored
+	default:
+		return taken
+	}
+	entry, _, _ := record.Open(c.record)
+	left := time.Duration(entry.StaleUntil-s.now()) * time.Microsecond
+	outcome, news := refused, ""
+	if ttl := min(c.life.Truncate(time.Millisecond), (left + time.Millisecond - 1).Truncate(time.Millisecond)); ttl > 0 {
+		s.set(c.key, c.record, ttl)
+		outcome = stored
+		if len(c.record) <= wakeBytes {
+			news = string(c.record)
+		}
+	} else {
+		delete(s.entries, c.key)
+	}
+	s.wake(wakeCommitted, c.key, h, rest, news)
+	return outcome
+}
+
+func (s *memServer) abort(key string, owner record.Owner, fence int64) bool {
+	h, rest, ok := s.open(key)
+	if !ok || h.Lease.Owner != owner || fence != 0 && h.Lease.Fence != fence {
+		return false
+	}
+	life := (time.Duration(h.StaleUntil-s.now()) * time.Microsecond).Truncate(time.Millisecond)
+	if h.State == record.Stub || life <= 0 {
+		delete(s.entries, key)
+	} else {
+		s.change(key, record.Lease{Fence: h.Lease.Fence}, rest)
+		s.set(key, s.entries[key].raw, life)
+	}
+	s.wake(wakeAborted, key, h, rest, "")
+	return true
+}
+
+func (s *memServer) renew(key string, owner record.Owner, fence int64, lease, life time.Duration) bool {
+	h, rest, ok := s.open(key)
+	if !ok || h.Lease.Owner != owner || h.Lease.Fence != fence {
+		return false
+	}
+	h.Lease.Until, h.Lease.Duration = s.now()+lease.Microseconds(), lease
+	ttl := s.ttl(key)
+	s.change(key, h.Lease, rest)
+	s.set(key, s.entries[key].raw, max(ttl, life))
+	return true
+}
+
+// wake tells those who wait for h's holder; rest is the list of them, if h is a stub.
+func (s *memServer) wake(kind byte, key string, h record.Header, rest []byte, rec string) {
+	message := fmt.Sprintf("%c%s%08d%s%s", kind, h.Lease.Owner[:], len(key), key, rec)
+	if h.Lease.All {
+		s.publish(everybody, message)
+		return
+	}
+	for ; h.State == record.Stub && len(rest) >= 16; rest = rest[16:] {
+		s.publish(string(rest[:16]), message)
+	}
+}
+
+const everybody = "*"
+
+// memStore is the way of one process to a memServer.
+type memStore struct {
+	r        *Redis
+	server   *memServer
+	process  string
+	attempts int // guarded by server.mu
+	// send calls run when the request has reached the server, and returns when the reply has come back, or an error.
+	send func(ctx context.Context, request string, run func() (reply string)) error
+}
+
+// ask sends a command within the budget of one.
+func ask[T any](ctx context.Context, m *memStore, request string, run func() (T, string)) (T, error) {
+	return call(ctx, m.r, m.r.timeout, func(ctx context.Context) (v T, err error) {
+		sent := time.Now()
+		var now int64
+		err = m.send(ctx, request, func() string {
+			now = m.server.now()
+			var reply string
+			v, reply = run()
+			return reply
+		})
+		if err == nil && request != "read" {
+			m.r.clock.observe(sent, time.Now(), now)
+		}
+		return v, err
+	})
+}
+
+func (m *memStore) read(ctx context.Context, key string, _ int) ([]byte, error) {
+	return ask(ctx, m, "read", func() ([]byte, string) {
+		raw := bytes.Clone(m.server.get(key))
+		return raw, m.server.describe(raw)
+	})
+}
+
+func (m *memStore) acquire(ctx context.Context, a acquireArgs) (acquired, error) {
+	m.server.mu.Lock()
+	if m.server.owners[a.owner] == "" {
+		m.attempts++
+		m.server.owners[a.owner] = m.process + strconv.Itoa(m.attempts)
+	}
+	m.server.mu.Unlock()
+	got, err := ask(ctx, m, "acquire "+m.server.name(a.owner), func() (acquired, string) {
+		var inbox string
+		if m.r.stream.wakes() {
+			inbox = m.r.process
+		}
+		got := m.server.acquire(a, inbox)
+		switch got.outcome {
+		case hit:
+			return got, "HIT " + m.server.describe(got.record)
+		case busy:
+			return got, "BUSY with " + m.server.name(got.holder)
+		}
+		return got, "WON"
+	})
+	got.received = time.Now()
+	return got, err
+}
+
+// describe tells what raw is, without what is random in it.
+func (s *memServer) describe(raw []byte) string {
+	if len(raw) == 0 {
+		return "nothing"
+	}
+	h, payload, err := record.Open(raw)
+	switch {
+	case err != nil:
+		return "garbage"
+	case h.State == record.Stub:
+		return fmt.Sprintf("stub, lease of %s until %d", s.name(h.Lease.Owner), h.Lease.Until)
+	}
+	text := fmt.Sprintf("%c%q of %s", h.State, payload, s.name(h.ID))
+	if h.Lease.Owner != (record.Owner{}) {
+		text += fmt.Sprintf(", lease of %s until %d", s.name(h.Lease.Owner), h.Lease.Until)
+	}
+	return text
+}
+
+func (m *memStore) commit(ctx context.Context, c commitArgs) (committed, error) {
+	return ask(ctx, m, "commit "+m.server.name(c.owner), func() (committed, string) {
+		done := m.server.commit(c)
+		return done, map[committed]string{stored: "STORED", taken: "TAKEN", missing: "MISSING", refused: "REFUSED"}[done]
+	})
+}
+
+func (m *memStore) abort(ctx context.Context, key string, owner record.Owner, fence int64) (bool, error) {
+	return ask(ctx, m, "abort "+m.server.name(owner), func() (bool, string) {
+		mine := m.server.abort(key, owner, fence)
+		return mine, fmt.Sprint(mine)
+	})
+}
+
+func (m *memStore) renew(
+	ctx context.Context, key string, owner record.Owner, fence int64, lease, life time.Duration,
+) (bool, error) {
+	return ask(ctx, m, "renew "+m.server.name(owner), func() (bool, string) {
+		mine := m.server.renew(key, owner, fence, lease, life)
+		return mine, fmt.Sprint(mine)
+	})
+}
+
+// delete sends UNLINK and PUBLISH, which other commands may come between.
+func (m *memStore) delete(ctx context.Context, keys []string) error {
+	_, err := insist(ctx, m.r, patient*m.r.timeout, func(ctx context.Context) (struct{}, error) {
+		err := m.send(ctx, "unlink", func() string {
+			for _, k := range keys {
+				delete(m.server.entries, k)
+			}
+			return ""
+		})
+		if err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, m.tell(ctx, keys)
+	})
+	return err
+}
+
+func (m *memStore) tell(ctx context.Context, keys []string) error {
+	return m.send(ctx, "publish", func() string {
+		m.server.publish(everybody, m.r.deletion(keys))
+		return ""
+	})
+}
+
+func (m *memStore) announce(ctx context.Context, key string) error {
+	_, err := insist(ctx, m.r, patient*m.r.timeout, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, m.tell(ctx, []string{key})
+	})
+	return err
+}
