@@ -1,6 +1,8 @@
 package cache
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -9,13 +11,14 @@ import (
 
 // TestExplore plays all schedules of each space.
 func TestExplore(t *testing.T) {
-	for _, sp := range []space{
-		{name: "two-cold", processes: 2, callers: 1, local: true},
-		{name: "three-cold", processes: 3, callers: 1, local: true},
-		{name: "two-cold-1", processes: 2, callers: 1, local: true, faults: 1, kinds: allFaults},
-		{name: "two-cold-2", processes: 2, callers: 1, local: true, faults: 2, kinds: allFaults},
-		{name: "three-cold-1", processes: 3, callers: 1, local: true, faults: 1, kinds: allFaults},
-	} {
+	var spaces []space
+	for _, n := range []int{2, 3} {
+		spaces = append(spaces, space{name: fmt.Sprint(n, "-none"), processes: n, callers: 1})
+		for _, k := range strings.Fields(allFaults) {
+			spaces = append(spaces, space{name: fmt.Sprint(n, "-", k), processes: n, callers: 1, faults: 1, kinds: k})
+		}
+	}
+	for _, sp := range spaces {
 		t.Run(sp.name, func(t *testing.T) {
 			seen := map[string]int{}
 			began := time.Now()

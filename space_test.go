@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing/synctest"
 	"time"
+
+	"github.com/bellwether-go/cache/internal/record"
 )
 
 // space is a set of schedules: all that can become of these processes, calls and faults.
@@ -94,7 +96,7 @@ func (tr *trial) setUp() {
 	}
 	tr.namings = namings(min(alike, tr.processes), tr.processes)
 	for _, p := range tr.players {
-		p.digests = make([]digest, len(tr.namings))
+		p.digests = make([]digest, len(tr.namings)+1)
 	}
 	for i, p := range tr.players {
 		if i < tr.processes {
@@ -113,7 +115,7 @@ func (tr *trial) setUp() {
 }
 
 func (tr *trial) newPlayer(name string) *player {
-	p := &player{tr: tr, name: name}
+	p := &player{tr: tr, name: name, index: len(tr.players)}
 	tr.net.start(tr, p)
 	o := Options{
 		Redis: p.rds, TTL: time.Hour, LocalTTL: -1, Lease: trialLease, LoadTimeout: trialTimeout,
@@ -290,11 +292,10 @@ func (p *player) send(ctx context.Context, request string, run func() string) er
 	label := fmt.Sprintf("%d %s", p.sent, request)
 	tr.mu.Unlock()
 	for {
-		// A request is on its way even if nobody waits for its reply any more.
 		if p.held == "everything" && strings.HasPrefix(request, "renew") {
 			return errReset // or requests would pile up
 		}
-		switch tr.park(context.Background(), p, "request", label) {
+		switch tr.park(ctx, p, "request", label) {
 		case fail, die:
 			return errReset
 		}
@@ -419,6 +420,11 @@ func (n *memNetwork) state() string {
 		text += " before " + n.server.describe(n.old.raw)
 	}
 	return text
+}
+
+func (n *memNetwork) wakes(p *player) bool {
+	h, rest, ok := n.server.open(trialFull)
+	return ok && (h.Lease.All || h.State == record.Stub && strings.Contains(string(rest), p.rds.process))
 }
 
 func (n *memNetwork) put(raw []byte, ttl time.Duration) {

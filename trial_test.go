@@ -42,6 +42,7 @@ type trial struct {
 	origin   int // the version of the value
 	unlinked int // the newest version whose deletion has been executed
 	acked    int // ... has been confirmed
+	writing  int // writers that are not done
 	loads    int
 	fence    int64 // of what is stored
 	excused  bool  // a failover has brought old values back
@@ -54,6 +55,7 @@ type network interface {
 	raw() []byte                // the record
 	put(raw []byte, ttl time.Duration)
 	evict()
+	wakes(p *player) bool      // somebody may wake the process
 	faults(tr *trial) []option // what can go wrong now, besides what can go wrong at gates
 	close()
 }
@@ -64,6 +66,7 @@ type parked struct {
 	label  string
 	kind   string
 	to     chan verdict
+	ghost  func() bool // a request for whose reply nobody waits
 	behind func() bool // something has to go first
 	pass   func()      // instead of to
 }
@@ -87,6 +90,7 @@ type option struct {
 type player struct {
 	tr      *trial
 	name    string
+	index   int
 	rds     *Redis
 	cache   *Cache[int]
 	calls   []*trialCall
@@ -206,6 +210,10 @@ func (tr *trial) notify() {
 // park waits at a gate, or until ctx ends.
 func (tr *trial) park(ctx context.Context, p *player, kind, label string) verdict {
 	g := &parked{p: p, kind: kind, label: p.name + " " + label, to: make(chan verdict, 1)}
+	if kind == "request" {
+		g.ghost = func() bool { return ctx.Err() != nil }
+		ctx = context.Background() // it is on its way even if nobody waits for its reply any more
+	}
 	tr.mu.Lock()
 	switch {
 	case tr.dead || p.gone && kind != "request" && kind != "reply":
@@ -308,10 +316,14 @@ func (tr *trial) state() uint64 {
 
 // digest is the hash of what the process has been told, by the i-th naming.
 func (p *player) digest(i int) uint64 {
+	names := "OOOOOOOO"[:p.index] + "S" + "OOOOOOOO"[p.index+1:] // the last one: I and the others
+	if i < len(p.tr.namings) {
+		names = p.tr.namings[i]
+	}
 	d := &p.digests[i]
 	for ; d.events < len(p.history); d.events++ {
 		h := fnv.New64a()
-		_, _ = fmt.Fprint(h, d.sum, rename(p.history[d.events], p.tr.namings[i]))
+		_, _ = fmt.Fprint(h, d.sum, rename(p.history[d.events], names))
 		d.sum = h.Sum64()
 	}
 	return d.sum
@@ -395,6 +407,9 @@ func (tr *trial) options() (all []option) {
 	if len(all) == 0 && tr.finished() {
 		return nil
 	}
+	if few := tr.persistent(gates); few != nil {
+		return few
+	}
 	if tr.next != "" {
 		tr.next = ""
 		if len(all) > 0 {
@@ -403,6 +418,38 @@ func (tr *trial) options() (all []option) {
 		return tr.options()
 	}
 	return append(all, tr.faultOptions(gates)...)
+}
+
+// persistent returns the options of one process, if whatever else may happen makes no difference to them, nor they to it:
+// then the others need not be tried before (a persistent set; Godefroid, "Partial-Order Methods for the Verification of
+// Concurrent Systems", 1996). That is so when no fault and no deletion can come any more, the process sends nothing to
+// the server, and nobody will wake it.
+func (tr *trial) persistent(gates []*parked) (few []option) {
+	if tr.left > 0 || tr.next != "" || tr.writing > 0 {
+		return nil
+	}
+	var chosen *player
+	for _, p := range tr.players {
+		free, waits := 0, p.held != "" || tr.net.wakes(p)
+		for _, g := range gates {
+			switch {
+			case g.p != p || g.ghost != nil && g.ghost():
+			case g.kind == "request":
+				waits = true
+			default:
+				free++
+			}
+		}
+		if !waits && free > 0 && (chosen == nil || p.digest(len(tr.namings)) < chosen.digest(len(tr.namings))) {
+			chosen = p
+		}
+	}
+	for _, g := range gates {
+		if g.p == chosen && g.kind != "request" && (g.behind == nil || !g.behind()) {
+			few = append(few, option{g.label, func() { tr.open(g, pass) }})
+		}
+	}
+	return few
 }
 
 // call starts the n-th call of p once its gate lets it.
@@ -492,7 +539,9 @@ func (tr *trial) returned(c *trialCall, v int, err error) {
 // write changes the origin and deletes the key through p, each time its gate lets it.
 func (p *player) write(times int) {
 	tr := p.tr
+	tr.writing++
 	go func() {
+		defer func() { tr.writing-- }()
 		for range times {
 			if tr.park(context.Background(), p, "write", "writes") != pass {
 				return
