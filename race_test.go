@@ -165,7 +165,10 @@ func (s *stage) watch(m *lab.Message, held bool) {
 	s.script.message(m, held)
 	keys := s.w.Redis.Keys()
 	maps.DeleteFunc(s.fences, func(key string, _ int64) bool { return !slices.Contains(keys, key) })
-	for _, key := range keys { // fences rise while a key lives
+	for _, key := range keys { // each has a TTL, and fences rise while it lives
+		if s.w.Redis.TTL(key) <= 0 {
+			s.t.Errorf("%q has no TTL", key)
+		}
 		raw, _ := s.w.Redis.Get(key)
 		if h, _, err := record.Open([]byte(raw)); err == nil {
 			f := max(h.Fence, h.Lease.Fence)
