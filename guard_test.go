@@ -314,7 +314,8 @@ func TestGuardLinks(t *testing.T) {
 	}
 }
 
-// docs/bugs.md has all of its numbers, and the scenarios, scenes and tests that it names exist; a row without any says why.
+// docs/bugs.md has all of its numbers, and the scenarios, scenes and tests that it names exist; a row without any says
+// why.
 func TestGuardBugs(t *testing.T) {
 	b, err := os.ReadFile("docs/bugs.md")
 	if err != nil {
