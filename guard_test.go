@@ -313,3 +313,60 @@ func TestGuardLinks(t *testing.T) {
 		}
 	}
 }
+
+// docs/bugs.md has all of its numbers, and the scenarios, scenes and tests that it names exist; a row without any says
+// why.
+func TestGuardBugs(t *testing.T) {
+	b, err := os.ReadFile("docs/bugs.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tests bytes.Buffer
+	for _, path := range files(t, "*_test.go") {
+		src, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tests.Write(src)
+	}
+	scene := regexp.MustCompile(`\[([a-z0-9-]+)(?:: ([^\]]+))?\]\(\.\./testdata/scenario/([a-z0-9-]+)\.txt\)`)
+	test := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`")
+	_, tables, _ := strings.Cut(string(b), "\n## ")
+	for i, table := range strings.Split(tables, "\n## ") {
+		n := 0
+		for l := range strings.Lines(table) {
+			if !regexp.MustCompile(`^\| \d`).MatchString(l) {
+				continue
+			}
+			n++
+			cells := strings.Split(strings.Trim(strings.TrimSpace(l), "| "), " | ")
+			if len(cells) != 4 || cells[0] != fmt.Sprint(n) {
+				t.Errorf("not row %d: %s", n, l)
+				continue
+			}
+			here := cells[3]
+			for _, m := range scene.FindAllStringSubmatch(here, -1) {
+				b, err := os.ReadFile("testdata/scenario/" + m[3] + ".txt")
+				if err != nil || m[1] != m[3] || m[2] != "" && !strings.Contains(string(b), "\n== "+m[2]) {
+					t.Errorf("row %d: no scene %s", n, m[0])
+				}
+			}
+			for _, m := range test.FindAllStringSubmatch(here, -1) {
+				if !strings.Contains(tests.String(), "\nfunc "+m[1]+"(") {
+					t.Errorf("row %d: no %s", n, m[1])
+				}
+			}
+			links := strings.Count(here, "testdata/scenario/")
+			if len(scene.FindAllString(here, -1)) != links {
+				t.Errorf("row %d: a link of another form: %s", n, here)
+			}
+			if links == 0 && !test.MatchString(here) && !strings.HasPrefix(here, "does not apply: ") &&
+				!strings.HasPrefix(here, "not yet: ") {
+				t.Errorf("row %d says neither where it is played nor why not", n)
+			}
+		}
+		if want := []int{60, 32}[i]; n != want {
+			t.Errorf("table %d has %d rows, want %d", i+1, n, want)
+		}
+	}
+}

@@ -103,8 +103,9 @@ func (s *stage) close() {
 	s.w.Conduct(nil)
 	s.w.Hold(nil)
 	close(s.hung)
-	for _, a := range s.procs {
+	for name, a := range s.procs {
 		a.stop()
+		s.nothingLeft(name, a.cache.core)
 	}
 	for _, key := range s.w.Redis.Keys() {
 		if s.w.Redis.TTL(key) <= 0 {
@@ -112,6 +113,22 @@ func (s *stage) close() {
 		}
 	}
 	s.w.Close()
+}
+
+// nothingLeft looks into what a closed cache remembers of calls.
+func (s *stage) nothingLeft(name string, c *core) {
+	f := c.flights
+	f.mu.Lock()
+	n := len(f.current) + len(f.all) + len(f.loading)
+	f.mu.Unlock()
+	if c.redis != nil {
+		c.redis.waiters.mu.Lock()
+		n += len(c.redis.waiters.m)
+		c.redis.waiters.mu.Unlock()
+	}
+	if n > 0 {
+		s.t.Errorf("%s still remembers flights, loads or waiters", name)
+	}
 }
 
 // settle moves messages until nothing moves, and for d longer.
@@ -148,7 +165,10 @@ func (s *stage) watch(m *lab.Message, held bool) {
 	s.script.message(m, held)
 	keys := s.w.Redis.Keys()
 	maps.DeleteFunc(s.fences, func(key string, _ int64) bool { return !slices.Contains(keys, key) })
-	for _, key := range keys { // fences rise while a key lives
+	for _, key := range keys { // each has a TTL, and fences rise while it lives
+		if s.w.Redis.TTL(key) <= 0 {
+			s.t.Errorf("%q has no TTL", key)
+		}
 		raw, _ := s.w.Redis.Get(key)
 		if h, _, err := record.Open([]byte(raw)); err == nil {
 			f := max(h.Fence, h.Lease.Fence)
@@ -208,6 +228,14 @@ func (s *stage) find(f func(*lab.Message) bool) *lab.Message {
 		}
 	}
 	panic("no such message is held")
+}
+
+// swap exchanges the contents of the two replies that are held.
+func (s *stage) swap(f func(*lab.Message) bool) {
+	a := s.find(f)
+	b := s.find(func(m *lab.Message) bool { return m != a && f(m) })
+	a.Raw, b.Raw = b.Raw, a.Raw
+	s.script.told[a], s.script.told[b] = false, false // to be written once more, as they are delivered
 }
 
 // matching understands "A ACQUIRE reply", "* COMMIT request", "A push".

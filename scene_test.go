@@ -270,6 +270,8 @@ func (s *stage) command(words []string) {
 		s.find(matching(words[1:])).Deliver()
 	case "lose":
 		s.find(matching(words[1:])).Lose()
+	case "swap":
+		s.swap(matching(append(words[1:], "reply")))
 	case "copy": // of the last one of that verb, or of the last push
 		m := s.copies[words[1]+" "+words[2]]
 		if m.Kind == lab.Push {
