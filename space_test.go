@@ -34,7 +34,7 @@ type space struct {
 //
 //	fail      a command comes back with an error, executed or not
 //	repeat    a reply is lost, and the client sends the command again
-//	late      a moment passes, in which all commands under way run out of time; they may be executed later
+//	late      a command runs out of time, and is executed later
 //	slow      a loader takes its time
 //	pause     a process stands still, and renews nothing
 //	evict     the record is gone, and nobody is told
@@ -140,8 +140,8 @@ func (tr *trial) newPlayer(name string) *player {
 	return p
 }
 
-// faultOptions returns what can go wrong now.
-func (tr *trial) faultOptions(gates []*parked) (all []option) {
+// faultOptions returns what can go wrong now: at these gates, and, if only is not given, elsewhere.
+func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 	if tr.left == 0 {
 		return nil
 	}
@@ -155,7 +155,7 @@ func (tr *trial) faultOptions(gates []*parked) (all []option) {
 			do()
 		}})
 	}
-	commands, requests := false, false
+	requests := false
 	own := map[*player]map[string]bool{}
 	for _, g := range gates {
 		if own[g.p] == nil {
@@ -164,10 +164,12 @@ func (tr *trial) faultOptions(gates []*parked) (all []option) {
 		own[g.p][g.kind] = true
 		switch g.kind {
 		case "request":
-			commands, requests = true, true
-			add("fail", g.label, func() { tr.open(g, fail) })
+			requests = true
+			if !g.ghost() {
+				add("fail", g.label, func() { tr.open(g, fail) })
+				add("late", g.label, func() { tr.open(g, late) })
+			}
 		case "reply":
-			commands = true
 			add("fail", g.label, func() { tr.open(g, fail) })
 			add("repeat", g.label, func() { tr.open(g, repeat) })
 		case "loaded":
@@ -175,18 +177,15 @@ func (tr *trial) faultOptions(gates []*parked) (all []option) {
 			add("panic", g.label, func() { tr.open(g, "panic") })
 		}
 	}
-	if commands {
-		add("late", "", func() { time.Sleep(60 * time.Millisecond) })
-	}
-	if raw := tr.net.raw(); len(raw) > 0 {
-		// What concerns the server only is offered before a request reaches it: earlier would be the same.
-		if requests || len(gates) == 0 {
-			add("evict", "", func() { tr.net.evict(); tr.next = "request" })
+	// What concerns the server is offered before a request reaches it: earlier would be the same.
+	if only == nil && (requests || len(gates) == 0) {
+		for _, o := range tr.net.faults() {
+			add(o.label, "", func() { o.do(); tr.next = "request" })
 		}
 	}
 	// What concerns one process only is offered right after something has happened to it: later would be the same.
 	for _, p := range tr.players {
-		if p.gone || !tr.touched[p] {
+		if p.gone || !tr.touched[p] || only != nil && p != only {
 			continue
 		}
 		active := false
@@ -204,14 +203,13 @@ func (tr *trial) faultOptions(gates []*parked) (all []option) {
 				add("slow", p.name, func() { p.hold("loaded") })
 			}
 		}
+		if p.rds.stream.wakes() && !p.deaf {
+			add("stream", p.name, func() { tr.net.unsubscribe(p) })
+		}
 		if active {
 			add("crash", p.name, func() { p.crash() })
 			add("close", p.name, func() { p.close() })
 		}
-	}
-	for _, o := range tr.net.faults(tr) {
-		kind, label, _ := strings.Cut(o.label, " ")
-		add(kind, label, o.do)
 	}
 	return all
 }
@@ -296,6 +294,15 @@ func (p *player) send(ctx context.Context, request string, run func() string) er
 			return errReset // or requests would pile up
 		}
 		switch tr.park(ctx, p, "request", label) {
+		case late:
+			go func() {
+				gone, cancel := context.WithCancel(ctx)
+				cancel()
+				if tr.park(gone, p, "request", label) == pass {
+					p.serve(request, run)
+				}
+			}()
+			return context.DeadlineExceeded
 		case fail, die:
 			return errReset
 		}
@@ -341,7 +348,7 @@ var errReset = errors.New("connection reset")
 // publish puts a message at the gate of each process that listens.
 func (n *memNetwork) publish(channel, message string) {
 	for _, p := range n.tr.players {
-		if channel != everybody && channel != p.rds.process || p.gone || !p.rds.stream.up.Load() ||
+		if channel != everybody && channel != p.rds.process || p.gone || p.deaf ||
 			message[0] == deleted && message[1:17] == p.rds.process {
 			continue
 		}
@@ -390,17 +397,24 @@ func (n *memNetwork) push(p *player, what string, do func()) {
 	tr.notify()
 }
 
-// lose ends the subscription of a process: what is under way to it is lost.
-func (n *memNetwork) lose(p *player) {
-	n.tr.mu.Lock()
-	n.tr.gates = slices.DeleteFunc(n.tr.gates, func(g *parked) bool { return g.p == p && g.kind == "push" })
-	n.tr.mu.Unlock()
+// unsubscribe ends the subscription of a process: what is under way to it is lost.
+func (n *memNetwork) unsubscribe(p *player) {
+	n.cut(p)
 	p.remember("lost its subscription")
 	p.rds.stream.up.Store(false)
 	p.rds.invalidateAll()
+	n.push(p, "subscribes again", func() { n.subscribe(p) })
 }
 
-func (n *memNetwork) back(p *player) {
+func (n *memNetwork) cut(p *player) {
+	n.tr.mu.Lock()
+	defer n.tr.mu.Unlock()
+	n.tr.gates = slices.DeleteFunc(n.tr.gates, func(g *parked) bool { return g.p == p && g.kind == "push" })
+	p.deaf = true
+}
+
+func (n *memNetwork) subscribe(p *player) {
+	p.deaf = false
 	p.rds.stream.up.Store(true)
 	p.rds.invalidateAll()
 	p.told = max(p.told, n.tr.unlinked)
@@ -431,42 +445,43 @@ func (n *memNetwork) put(raw []byte, ttl time.Duration) {
 	n.server.set(trialFull, bytes.Clone(raw), ttl)
 }
 
+// evict removes the record without telling anybody.
 func (n *memNetwork) evict() {
 	delete(n.server.entries, trialFull)
 	n.tr.fence = 0
 }
 
-func (n *memNetwork) faults(tr *trial) (all []option) {
-	again := func() { // Redis is another one, and all connections are cut
-		tr.fence = 0
-		for _, p := range tr.players {
-			if !p.gone {
-				n.lose(p)
-				n.back(p)
-			}
-		}
-	}
-	all = append(all, option{"restart", func() {
+func (n *memNetwork) faults() []option {
+	all := []option{{"restart", func() {
 		n.evict()
-		again()
-	}})
+		n.cutAll()
+	}}}
+	if len(n.raw()) > 0 {
+		all = append(all, option{"evict", n.evict})
+	}
 	if n.old != nil {
 		all = append(all, option{"failover", func() {
 			n.server.entries[trialFull] = *n.old
-			n.old, tr.excused = nil, true
-			again()
-		}})
-	}
-	for _, p := range tr.players {
-		if p.gone || !tr.touched[p] || !p.rds.stream.up.Load() {
-			continue
-		}
-		all = append(all, option{"stream " + p.name, func() {
-			n.lose(p)
-			n.push(p, "subscribes again", func() { n.back(p) })
+			n.old, n.tr.excused, n.tr.fence = nil, true, 0
+			n.cutAll()
 		}})
 	}
 	return all
+}
+
+// cutAll breaks all subscriptions: the server is another one.
+func (n *memNetwork) cutAll() {
+	for _, p := range n.tr.players {
+		if p.gone {
+			continue
+		}
+		n.cut(p)
+		n.push(p, "loses its subscription and has another", func() {
+			p.rds.stream.up.Store(false)
+			p.rds.invalidateAll()
+			n.subscribe(p)
+		})
+	}
 }
 
 func (n *memNetwork) close() {

@@ -54,9 +54,9 @@ type network interface {
 	state() string              // of the server
 	raw() []byte                // the record
 	put(raw []byte, ttl time.Duration)
-	evict()
-	wakes(p *player) bool      // somebody may wake the process
-	faults(tr *trial) []option // what can go wrong now, besides what can go wrong at gates
+	wakes(p *player) bool // somebody may wake the process
+	faults() []option     // what may become of the server
+	unsubscribe(p *player)
 	close()
 }
 
@@ -77,6 +77,7 @@ const (
 	pass   verdict = "pass"
 	fail   verdict = "fail"   // an error comes back
 	repeat verdict = "repeat" // the reply is lost, and the client sends the command again
+	late   verdict = "late"   // an error comes back, and the command is executed later
 	die    verdict = "die"
 )
 
@@ -98,6 +99,7 @@ type player struct {
 	digests []digest // of history, by naming
 	gone    bool     // crashed
 	closed  bool
+	deaf    bool   // its subscription is broken, and it does not know yet
 	held    string // which kinds of gates may stay shut while time passes
 	told    int    // the newest version of whose deletion it knows
 	served  uint64 // bits: versions that the server has let it have
@@ -307,7 +309,7 @@ func (tr *trial) state() uint64 {
 		}
 		for _, j := range tr.order(names) {
 			p := tr.players[j]
-			_, _ = fmt.Fprint(h, "|", p.digest(i), p.gone, p.closed, p.held, p.told, p.served)
+			_, _ = fmt.Fprint(h, "|", p.digest(i), p.gone, p.closed, p.held, p.deaf, p.told, p.served)
 		}
 		least = min(least, h.Sum64())
 	}
@@ -395,20 +397,17 @@ func (tr *trial) sorted() []*parked {
 // options returns what may happen next: first what needs no fault.
 func (tr *trial) options() (all []option) {
 	gates := tr.sorted()
-	for _, g := range gates {
-		if (tr.next == "" || tr.next == g.kind) && (g.behind == nil || !g.behind()) {
-			all = append(all, option{g.label, func() { tr.open(g, pass) }})
-		}
+	if p := tr.alone(gates); p != nil {
+		gates = slices.DeleteFunc(gates, func(g *parked) bool { return g.p != p || g.kind == "request" })
+		return append(tr.passes(gates), tr.faultOptions(gates, p)...)
 	}
+	all = tr.passes(gates)
 	held := func(g *parked) bool { return g.p.holds(g.kind) }
 	if len(gates) > 0 && !slices.ContainsFunc(gates, func(g *parked) bool { return !held(g) }) && tr.next == "" {
 		all = append(all, option{"time passes", tr.wait})
 	}
 	if len(all) == 0 && tr.finished() {
 		return nil
-	}
-	if few := tr.persistent(gates); few != nil {
-		return few
 	}
 	if tr.next != "" {
 		tr.next = ""
@@ -417,18 +416,27 @@ func (tr *trial) options() (all []option) {
 		}
 		return tr.options()
 	}
-	return append(all, tr.faultOptions(gates)...)
+	return append(all, tr.faultOptions(gates, nil)...)
 }
 
-// persistent returns the options of one process, if whatever else may happen makes no difference to them, nor they to it:
-// then the others need not be tried before (a persistent set; Godefroid, "Partial-Order Methods for the Verification of
-// Concurrent Systems", 1996). That is so when no fault and no deletion can come any more, the process sends nothing to
-// the server, and nobody will wake it.
-func (tr *trial) persistent(gates []*parked) (few []option) {
-	if tr.left > 0 || tr.next != "" || tr.writing > 0 {
+// passes are the options to open a gate.
+func (tr *trial) passes(gates []*parked) (all []option) {
+	for _, g := range gates {
+		if (tr.next == "" || tr.next == g.kind) && (g.behind == nil || !g.behind()) {
+			all = append(all, option{g.label, func() { tr.open(g, pass) }})
+		}
+	}
+	return all
+}
+
+// alone returns a process of which the next step makes no difference to whatever else may happen, nor that to it: what
+// others do need not be tried before it then (its steps are a persistent set; Godefroid, "Partial-Order Methods for the
+// Verification of Concurrent Systems", 1996). That is so if it sends nothing to the server, nobody will wake it, and no
+// deletion and no fault of another can reach it any more.
+func (tr *trial) alone(gates []*parked) (chosen *player) {
+	if tr.next != "" || tr.writing > 0 || tr.left > 0 && (tr.has("restart") || tr.has("failover")) {
 		return nil
 	}
-	var chosen *player
 	for _, p := range tr.players {
 		free, waits := 0, p.held != "" || tr.net.wakes(p)
 		for _, g := range gates {
@@ -444,12 +452,7 @@ func (tr *trial) persistent(gates []*parked) (few []option) {
 			chosen = p
 		}
 	}
-	for _, g := range gates {
-		if g.p == chosen && g.kind != "request" && (g.behind == nil || !g.behind()) {
-			few = append(few, option{g.label, func() { tr.open(g, pass) }})
-		}
-	}
-	return few
+	return chosen
 }
 
 // call starts the n-th call of p once its gate lets it.
