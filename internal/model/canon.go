@@ -93,12 +93,11 @@ const (
 	inID
 	inReplicaLease
 	inReplicaID
-	inFlight
+	inTenure // of a flight that has sent its ACQUIRE
 	inHolder
 	inWake
-	inLate
 	inSeen
-	wheres
+	inAttempt // of a flight, or a late ACQUIRE, that may yet bring the name into a lease
 )
 
 // owners calls f for every name in a state.
@@ -110,7 +109,11 @@ func (s *State) owners(f func(where, *uint8)) {
 	for i := range s.Procs {
 		q := &s.Procs[i]
 		for j := range q.Flights {
-			f(inFlight, &q.Flights[j].Owner)
+			if step := q.Flights[j].Step; step == granted || step == loading {
+				f(inTenure, &q.Flights[j].Owner)
+			} else {
+				f(inAttempt, &q.Flights[j].Owner)
+			}
 			f(inHolder, &q.Flights[j].Holder)
 		}
 		for j := range q.Wakes {
@@ -118,13 +121,14 @@ func (s *State) owners(f func(where, *uint8)) {
 		}
 	}
 	for i := range s.Late {
-		f(inLate, &s.Late[i].Owner)
+		f(inAttempt, &s.Late[i].Owner)
 		f(inSeen, &s.Late[i].Seen)
 	}
 }
 
-// renameOwners numbers names by their first place. A name that stands in one place only is equal to no other: it
-// becomes the same for all such names in such places, which are never compared with each other.
+// renameOwners numbers names by their first place. A name that stands in one place only is equal to no other, and
+// becomes the same as all others in such a place: they are never compared with each other. Not so the name of an attempt,
+// which may move on.
 func (s *State) renameOwners() {
 	var times, names [256]uint8
 	s.owners(func(_ where, o *uint8) { times[*o]++ })
@@ -132,7 +136,7 @@ func (s *State) renameOwners() {
 	s.owners(func(w where, o *uint8) {
 		switch {
 		case *o == 0:
-		case times[*o] == 1:
+		case times[*o] == 1 && w != inAttempt:
 			*o = 255 - uint8(w)
 		case names[*o] == 0:
 			last++

@@ -80,6 +80,7 @@ func (s *State) acked() uint8 { return uint8(bits.Len8(s.Acked)) - 1 }
 // Process is one process of the fleet.
 type Process struct {
 	Dead    bool
+	Single  bool // it has one caller
 	Down    bool  // its stream of messages is lost
 	Listed  bool  // its inbox is noted on the record: it wants to be woken
 	Memory  uint8 // version in the first tier, plus 1; 0: nothing
@@ -199,14 +200,14 @@ type Bounds struct {
 	Fine      bool // steps are taken apart even where that adds nothing
 }
 
-// coarse reports whether a call reads, asks for the lease and starts to load in one step. Where no other call can join
-// the flight meanwhile, taking these apart adds nothing: a miss has no effect; whoever begins later may expect more; and
-// the value of a load that starts at once is the oldest it can be.
-func (b *Bounds) coarse() bool { return b.Callers == 1 && !b.Fine }
+// coarse reports whether a call of a process reads, asks for the lease and starts to load in one step. Where no other
+// call can join the flight meanwhile, taking these apart adds nothing: a miss has no effect; whoever begins later may
+// expect more; and the value of a load that starts at once is the oldest it can be.
+func (b *Bounds) coarse(q *Process) bool { return q.Single && !b.Fine }
 
 // instant reports whether an answer with a value arrives in the same step: nothing is kept in memory then, and nobody
 // can join meanwhile, so that nobody can tell.
-func (b *Bounds) instant() bool { return b.coarse() && !b.Memory }
+func (b *Bounds) instant(q *Process) bool { return b.coarse(q) && !b.Memory }
 
 // Protocol is the model: bounds, and what is wrong with it. The zero Variant is the protocol of this package's cache.
 type Protocol struct {
@@ -226,8 +227,12 @@ func (p *Protocol) Start() State {
 	for i := range s.Procs {
 		q := &s.Procs[i]
 		q.Dead, q.Arrived = i >= p.Bounds.Processes, 1
-		for j := range p.Bounds.Callers {
-			if !q.Dead && (j == 0 || p.Bounds.Joined == 0 || i < p.Bounds.Joined) {
+		if q.Dead {
+			continue
+		}
+		q.Single = p.Bounds.Callers == 1 || p.Bounds.Joined > 0 && i >= p.Bounds.Joined
+		for j := range q.Callers {
+			if j == 0 || !q.Single {
 				q.Callers[j].Left = uint8(p.Bounds.Calls)
 			}
 		}

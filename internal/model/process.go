@@ -57,7 +57,7 @@ func (p *Protocol) join(st *Step[State], i, j int, refresh bool, out *Steps[Stat
 	}
 	q.Flights[free] = Flight{Step: reading, Current: true, Refresh: refresh}
 	c.In = uint8(free + 1)
-	if p.Bounds.coarse() {
+	if p.Bounds.coarse(q) {
 		p.hurry(st, i, free, out)
 	}
 }
@@ -156,7 +156,7 @@ func (p *Protocol) look(st *Step[State], i, j int, miss Act, out *Steps[State]) 
 			f.Count = s.Count
 		}
 	}
-	if f.Step == acquiring && p.Bounds.coarse() {
+	if f.Step == acquiring && p.Bounds.coarse(q) {
 		p.hurry(st, i, j, out)
 	}
 }
@@ -165,7 +165,7 @@ func (p *Protocol) look(st *Step[State], i, j int, miss Act, out *Steps[State]) 
 func (p *Protocol) answer(st *Step[State], i, j int) {
 	f := &st.To.Procs[i].Flights[j]
 	f.Version, f.Step = st.To.Key.Version, answered
-	if p.Bounds.instant() {
+	if p.Bounds.instant(&st.To.Procs[i]) {
 		p.arrived(st, i, j)
 	}
 }
@@ -186,7 +186,7 @@ func (p *Protocol) acquiring(s *State, i, j int, out *Steps[State]) {
 		p.answer(st, i, j)
 	case won:
 		st.To.Procs[i].Flights[j].Step = granted
-		if p.Bounds.coarse() {
+		if p.Bounds.coarse(&st.To.Procs[i]) {
 			p.load(st, i, j, loading)
 		}
 	case busy:
@@ -272,9 +272,9 @@ func (p *Protocol) loading(s *State, i, j int, out *Steps[State]) {
 	switch {
 	case p.Variant.ReleaseApart:
 		f.Step, f.Owner = releasing, owner
-	case p.Bounds.instant() && f.Step == kept:
+	case p.Bounds.instant(q) && f.Step == kept:
 		p.land(st, i, j, asOfCommit)
-	case p.Bounds.instant():
+	case p.Bounds.instant(q):
 		p.land(st, i, j, asOfAnswer)
 	}
 
