@@ -100,29 +100,52 @@ const (
 	inAttempt // of a flight, or a late ACQUIRE, that may yet bring the name into a lease
 )
 
-// owners calls f for every name in a state.
-func (s *State) owners(f func(where, *uint8)) {
-	f(inLease, &s.Key.Owner)
-	f(inID, &s.Key.ID)
-	f(inReplicaLease, &s.Replica.Owner)
-	f(inReplicaID, &s.Replica.ID)
+// places are where the names in a state stand.
+type places struct {
+	n  int
+	at [4 + maxProcesses*(2*maxFlights+maxWakes) + 2*maxLate]struct {
+		owner *uint8
+		in    where
+	}
+}
+
+func (l *places) add(in where, owner *uint8) {
+	if *owner != 0 {
+		l.at[l.n].owner, l.at[l.n].in = owner, in
+		l.n++
+	}
+}
+
+// owners finds every name in a state.
+func (s *State) owners(l *places) {
+	l.add(inLease, &s.Key.Owner)
+	l.add(inID, &s.Key.ID)
+	l.add(inReplicaLease, &s.Replica.Owner)
+	l.add(inReplicaID, &s.Replica.ID)
 	for i := range s.Procs {
 		q := &s.Procs[i]
 		for j := range q.Flights {
-			if step := q.Flights[j].Step; step == granted || step == loading {
-				f(inTenure, &q.Flights[j].Owner)
-			} else {
-				f(inAttempt, &q.Flights[j].Owner)
+			f := &q.Flights[j]
+			if f.Step == noFlight {
+				continue
 			}
-			f(inHolder, &q.Flights[j].Holder)
+			if f.Step == granted || f.Step == loading {
+				l.add(inTenure, &f.Owner)
+			} else {
+				l.add(inAttempt, &f.Owner)
+			}
+			l.add(inHolder, &f.Holder)
 		}
 		for j := range q.Wakes {
-			f(inWake, &q.Wakes[j].Owner)
+			l.add(inWake, &q.Wakes[j].Owner)
 		}
 	}
 	for i := range s.Late {
-		f(inAttempt, &s.Late[i].Owner)
-		f(inSeen, &s.Late[i].Seen)
+		c := &s.Late[i]
+		if c.Verb != noCommand {
+			l.add(inAttempt, &c.Owner)
+			l.add(inSeen, &c.Seen)
+		}
 	}
 }
 
@@ -130,14 +153,18 @@ func (s *State) owners(f func(where, *uint8)) {
 // becomes the same as all others in such a place: they are never compared with each other. Not so the name of an attempt,
 // which may move on.
 func (s *State) renameOwners() {
+	var l places
+	s.owners(&l)
 	var times, names [256]uint8
-	s.owners(func(_ where, o *uint8) { times[*o]++ })
+	for _, at := range l.at[:l.n] {
+		times[*at.owner]++
+	}
 	last := uint8(0)
-	s.owners(func(w where, o *uint8) {
+	for _, at := range l.at[:l.n] {
+		o := at.owner
 		switch {
-		case *o == 0:
-		case times[*o] == 1 && w != inAttempt:
-			*o = 255 - uint8(w)
+		case times[*o] == 1 && at.in != inAttempt:
+			*o = 255 - uint8(at.in)
 		case names[*o] == 0:
 			last++
 			names[*o] = last
@@ -145,7 +172,7 @@ func (s *State) renameOwners() {
 		default:
 			*o = names[*o]
 		}
-	})
+	}
 }
 
 // rankFences numbers fences by their order.

@@ -115,19 +115,23 @@ func (p *Protocol) commitFails(s *State, i, j int, out *Steps[State]) {
 
 // sendUnlink is UNLINK. Without an answer Delete is repeated until it is acknowledged.
 func (p *Protocol) sendUnlink(s *State, i int, out *Steps[State]) {
+	done := deleteUnlinked
+	if p.Bounds.deaf() {
+		done = deletePublished // nobody listens
+	}
 	unlink := func(what Act, step uint8) *Step[State] {
 		st := out.add(s, i, what)
 		p.unlink(&st.To)
 		st.To.Spare++
-		st.To.Procs[i].Delete = step
+		*st.To.deleting(i) = step
 		return st
 	}
-	unlink(unlinks, deleteUnlinked)
+	unlink(unlinks, done)
 	if p.may(s, ReplyLost) {
 		unlink(unlinkUnanswered, deleteBegun).fault()
 	}
 	if p.may(s, Late) {
-		unlink(unlinkRepeated, deleteUnlinked).fault().To.late(Command{Verb: lateUnlink})
+		unlink(unlinkRepeated, done).fault().To.late(Command{Verb: lateUnlink})
 	}
 }
 
@@ -261,6 +265,9 @@ func (p *Protocol) disconnect(st *Step[State]) {
 
 // disconnected loses the messages that are on their way to a process.
 func (p *Protocol) disconnected(q *Process) {
+	if p.Bounds.deaf() && !p.Bounds.Wakes {
+		return // it does not listen
+	}
 	q.Down = true
 	q.Wakes = [maxWakes]Wake{}
 	if !p.Variant.LossIgnored {

@@ -48,6 +48,7 @@ type State struct {
 	Acked     uint8 // deletions that were acknowledged, a bit for each version they made current
 	Published uint8 // deletions that the others are being told of, likewise
 	Writing   bool  // the origin has changed, and Delete has not returned
+	Delete    uint8 // how far a Delete by a process outside has come: one of the deletion steps
 
 	Copied   bool  // Replica is what a replica that lags would have
 	Exempt   bool  // a failover has lost writes, and its consequences have not ended
@@ -80,7 +81,7 @@ func (s *State) acked() uint8 { return uint8(bits.Len8(s.Acked)) - 1 }
 // Process is one process of the fleet.
 type Process struct {
 	Dead    bool
-	Single  bool // it has one caller
+	Single  bool  // it has one caller
 	Down    bool  // its stream of messages is lost
 	Listed  bool  // its inbox is noted on the record: it wants to be woken
 	Memory  uint8 // version in the first tier, plus 1; 0: nothing
@@ -194,6 +195,7 @@ type Bounds struct {
 	Faults    int // in all
 	Kinds     Fault
 	Memory    bool // the first tier
+	Outside   bool // a process besides those in the model deletes
 	Wakes     bool
 	Refresh   bool // starts with a value; calls may also refresh it
 	Endings   int  // times that a value's life ends
@@ -208,6 +210,9 @@ func (b *Bounds) coarse(q *Process) bool { return q.Single && !b.Fine }
 // instant reports whether an answer with a value arrives in the same step: nothing is kept in memory then, and nobody
 // can join meanwhile, so that nobody can tell.
 func (b *Bounds) instant(q *Process) bool { return b.coarse(q) && !b.Memory }
+
+// deaf reports whether what a process hears of deletions changes nothing: it keeps nothing and shares no flights.
+func (b *Bounds) deaf() bool { return !b.Memory && b.Callers == 1 }
 
 // Protocol is the model: bounds, and what is wrong with it. The zero Variant is the protocol of this package's cache.
 type Protocol struct {
@@ -257,6 +262,7 @@ func (p *Protocol) Moves(s *State, out *Steps[State]) {
 		p.deletion(s, i, out)
 	}
 	p.write(s, out)
+	p.deletion(s, nobody, out)
 	p.lateCommands(s, out)
 	p.time(s, out)
 	p.accidents(s, out)

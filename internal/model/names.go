@@ -80,6 +80,11 @@ const (
 	latelyDisowns
 	latelyUnlinks
 
+	takesStamp
+	setsBarrier
+	barrierEvicted
+	barrierForgotten
+
 	deposes
 	releases
 	acts
@@ -106,24 +111,27 @@ var actNames = [acts]string{
 	abortDelayed: "ABORT-DELAYED", unlinkUnanswered: "UNLINK-UNANSWERED", unlinkRepeated: "UNLINK-REPEATED",
 	leaseEnds: "LEASE-ENDS", restarts: "RESTART", evicted: "EVICTED", crashes: "CRASH", streamLost: "STREAM-LOST",
 	givesUp: "GIVES-UP", failsOver: "FAILOVER", latelyAcquires: "late-acquire", latelyCommits: "late-commit",
-	latelyAborts: "late-abort", latelyDisowns: "disown", latelyUnlinks: "late-unlink", deposes: "del-record",
+	latelyAborts: "late-abort", latelyDisowns: "disown", latelyUnlinks: "late-unlink", takesStamp: "stamp",
+	setsBarrier: "barrier", barrierEvicted: "BARRIER-EVICTED", barrierForgotten: "BARRIER-FORGOTTEN", deposes: "del-record",
 	releases: "del-lock",
 }
 
 func (a Act) String() string { return actNames[a&^notKept] }
 
 // Describe names a step: who does what. Faults are in capitals.
-func (p *Protocol) Describe(st *Step[State]) string {
+func (p *Protocol) Describe(st *Step[State]) string { return describe(st.Who, st.Via, st.What) }
+
+func describe(who int8, via, what Act) string {
 	var b strings.Builder
-	if st.Who != nobody {
-		b.WriteByte('A' + byte(st.Who))
+	if who != nobody {
+		b.WriteByte('A' + byte(who))
 		b.WriteByte(':')
 	}
-	if st.Via != noAct {
-		b.WriteString(st.Via.String() + "+")
+	if via != noAct {
+		b.WriteString(via.String() + "+")
 	}
-	b.WriteString(st.What.String())
-	if st.What&notKept != 0 {
+	b.WriteString(what.String())
+	if what&notKept != 0 {
 		b.WriteString("(not-kept)")
 	}
 	return b.String()

@@ -414,6 +414,9 @@ func (p *Protocol) awaited(f *Flight, w Wake) bool {
 // bump is what a deletion does to a process: the epoch moves, memory is dropped, flights are forgotten.
 func (q *Process) bump(forget bool) {
 	q.Memory = 0
+	if q.Single {
+		forget = false // no other call would join
+	}
 	for j := range q.Flights {
 		f := &q.Flights[j]
 		if f.Step != noFlight {

@@ -30,8 +30,12 @@ func (s *State) newFence() uint8 {
 
 // newOwner is a name that nobody has.
 func (s *State) newOwner() uint8 {
+	var l places
+	s.owners(&l)
 	var used [256]bool
-	s.owners(func(_ where, o *uint8) { used[*o] = true })
+	for _, at := range l.at[:l.n] {
+		used[*at.owner] = true
+	}
 	o := uint8(1)
 	for used[o] {
 		o++

@@ -6,6 +6,13 @@ func (p *Protocol) write(s *State, out *Steps[State]) {
 	if s.Writing || int(s.Origin) >= p.Bounds.Writes {
 		return
 	}
+	if p.Bounds.Outside || p.Bounds.deaf() {
+		st := out.add(s, nobody, originChanges)
+		st.To.Origin++
+		st.To.Writing = true
+		st.To.Delete = deleteBegun
+		return
+	}
 	for i := range s.Procs {
 		if !s.Procs[i].Dead {
 			st := out.add(s, i, originChanges)
@@ -16,9 +23,17 @@ func (p *Protocol) write(s *State, out *Steps[State]) {
 	}
 }
 
+// deleting is how far a Delete has come.
+func (s *State) deleting(i int) *uint8 {
+	if i == nobody {
+		return &s.Delete
+	}
+	return &s.Procs[i].Delete
+}
+
 // deletion is the steps of Delete in process i.
 func (p *Protocol) deletion(s *State, i int, out *Steps[State]) {
-	switch s.Procs[i].Delete {
+	switch *s.deleting(i) {
 	case deleteWanted:
 		st := out.add(s, i, deleteBegins)
 		q := &st.To.Procs[i]
@@ -49,17 +64,21 @@ func (p *Protocol) deletion(s *State, i int, out *Steps[State]) {
 // publish tells the other processes. Whoever is cut off from the stream does not hear it.
 func (s *State) publish(i int) {
 	s.Published |= 1 << s.Origin
-	s.Procs[i].Arrived |= 1 << s.Origin
+	if i != nobody {
+		s.Procs[i].Arrived |= 1 << s.Origin
+	}
 }
 
 // acknowledge is the end of Delete: what was read while it ran may have been read before the key was gone.
 func (p *Protocol) acknowledge(st *Step[State], i int, step uint8) {
-	s := &st.To
-	q := &s.Procs[i]
-	q.Delete = step
-	if !p.Variant.BumpOnlyBefore {
-		q.bump(!p.Variant.DeleteForgetsNothing)
+	if i != nobody && !p.Variant.BumpOnlyBefore {
+		st.To.Procs[i].bump(!p.Variant.DeleteForgetsNothing)
 	}
+	st.To.acknowledged(i, step)
+}
+
+func (s *State) acknowledged(i int, step uint8) {
+	*s.deleting(i) = step
 	s.Acked |= 1 << s.Origin
 	s.Writing = false
 }
