@@ -80,7 +80,6 @@ const (
 	latelyDisowns
 	latelyUnlinks
 
-	takesStamp
 	setsBarrier
 	barrierEvicted
 	barrierForgotten
@@ -111,7 +110,7 @@ var actNames = [acts]string{
 	abortDelayed: "ABORT-DELAYED", unlinkUnanswered: "UNLINK-UNANSWERED", unlinkRepeated: "UNLINK-REPEATED",
 	leaseEnds: "LEASE-ENDS", restarts: "RESTART", evicted: "EVICTED", crashes: "CRASH", streamLost: "STREAM-LOST",
 	givesUp: "GIVES-UP", failsOver: "FAILOVER", latelyAcquires: "late-acquire", latelyCommits: "late-commit",
-	latelyAborts: "late-abort", latelyDisowns: "disown", latelyUnlinks: "late-unlink", takesStamp: "stamp",
+	latelyAborts: "late-abort", latelyDisowns: "disown", latelyUnlinks: "late-unlink",
 	setsBarrier: "barrier", barrierEvicted: "BARRIER-EVICTED", barrierForgotten: "BARRIER-FORGOTTEN", deposes: "del-record",
 	releases: "del-lock",
 }

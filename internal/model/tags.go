@@ -177,6 +177,12 @@ func (t *Tags) call(s *TagState, i, j int, out *Steps[TagState]) {
 	default:
 		q.Flight.Step = reading
 		next.In = 1
+		if t.Callers == 1 { // nobody can join meanwhile
+			from, via := st.To, st.What
+			out.drop()
+			t.flight(&from, i, out)
+			out.list[len(out.list)-1].Via = via
+		}
 	}
 }
 
@@ -203,15 +209,12 @@ func (t *Tags) flight(s *TagState, i int, out *Steps[TagState]) {
 		st := out.add(s, i, answerArrives)
 		t.keep(st, i)
 		t.land(st, i, asOfAnswer)
-	case acquiring:
-		st := out.add(s, i, takesStamp)
-		f := &st.To.Procs[i].Flight
-		f.Step, f.Value.Stamp, f.Barrier = granted, st.To.clock(), 0
-	case granted:
+	case acquiring: // takes its stamp, and loads: what is loaded later than that is newer
 		st := out.add(s, i, loads)
 		q := &st.To.Procs[i]
 		q.now(asOfAnswer)
-		q.Flight.Step, q.Flight.Moved, q.Flight.Value.Version = loading, false, s.Origin
+		q.Flight.Step, q.Flight.Moved, q.Flight.Barrier = loading, false, 0
+		q.Flight.Value = Stamped{st.To.clock(), s.Origin}
 	case loading: // stores the value and reads the barrier
 		st := out.add(s, i, commitStores)
 		q := &st.To.Procs[i]
@@ -382,6 +385,7 @@ func (t *Tags) Final(s *TagState) Invariant {
 
 // Canon numbers times by their order and sorts processes and callers.
 func (t *Tags) Canon(s *TagState) {
+	t.forget(s)
 	for v := range s.Set { // what everybody has heard of is in no message
 		heard := true
 		for i := range s.Procs {
@@ -409,6 +413,29 @@ func (t *Tags) Canon(s *TagState) {
 	for i := 1; i < maxProcesses; i++ {
 		for j := i; j > 0 && less(bytesOf(&s.Procs[j-1]), bytesOf(&s.Procs[j])); j-- {
 			s.Procs[j-1], s.Procs[j] = s.Procs[j], s.Procs[j-1]
+		}
+	}
+}
+
+// forget removes what can have no consequences any more: barriers only rise, so that what is invalid stays so.
+func (t *Tags) forget(s *TagState) {
+	if t.Variant != (TagVariant{}) {
+		return
+	}
+	if !t.valid(s.Entry, s.Barrier) {
+		s.Entry = Stamped{}
+	}
+	for i := range s.Procs {
+		q := &s.Procs[i]
+		if !t.valid(q.Memory, q.Heard) {
+			q.Memory = Stamped{}
+		}
+		busy := q.Memory.Stamp != 0 || q.Delete != deleteIdle
+		for _, c := range q.Callers {
+			busy = busy || c.Left > 0 || c.In != 0 || c.Round
+		}
+		if !busy {
+			q.Heard, q.Arrived, q.Down = 0, s.Published, false
 		}
 	}
 }

@@ -46,7 +46,7 @@ func (p *Protocol) deletion(s *State, i int, out *Steps[State]) {
 	case deleteUnlinked:
 		st := out.add(s, i, publishes)
 		st.To.publish(i)
-		st.To.Procs[i].Delete = deletePublished
+		*st.To.deleting(i) = deletePublished
 		if p.Variant.AnswersBeforePublish {
 			p.acknowledge(out.add(s, i, deleteReturns), i, deletePublished)
 		}
