@@ -108,6 +108,41 @@ func Explore[S comparable](m Machine[S], want Invariant, limit int) *Result {
 	return r
 }
 
+// Schedules counts the different orders of steps from the start to an end, and reports whether there are none that go on
+// for ever. It keeps whole states, so it is for small machines; it panics at limit.
+func Schedules[S comparable](m Machine[S], limit int) (n float64, finite bool) {
+	const open = -1
+	known := map[S]float64{}
+	finite = true
+	var count func(S) float64
+	count = func(s S) float64 {
+		if n, ok := known[s]; ok {
+			finite = finite && n != open
+			return max(n, 0)
+		}
+		if len(known) == limit {
+			panic("model: more states than expected")
+		}
+		known[s] = open
+		var out Steps[S]
+		m.Moves(&s, &out)
+		n := 0.0
+		for k := range out.list {
+			m.Canon(&out.list[k].To)
+			n += count(out.list[k].To)
+		}
+		if len(out.list) == 0 {
+			n = 1
+		}
+		known[s] = n
+		return n
+	}
+	start := m.Start()
+	m.Canon(&start)
+	n = count(start)
+	return n, finite
+}
+
 type explorer[S comparable] struct {
 	m       Machine[S]
 	r       *Result

@@ -95,14 +95,10 @@ func (p *Protocol) flight(s *State, i, j int, out *Steps[State]) {
 	case kept:
 		st := out.add(s, i, storedArrives)
 		p.keep(st, i, j)
-		p.land(st, i, j, asOfCommit)
+		p.land(st, i, j, unless(p.Variant.StoredForAll, asOfCommit))
 	case rejected:
-		// It may be older than a deletion: that would have ended the lease.
-		asOf := asOfAnswer
-		if p.Variant.RejectedForAll {
-			asOf = always
-		}
-		p.land(out.add(s, i, rejectedArrives), i, j, asOf)
+		// The value may be older than a deletion, which would have ended the lease.
+		p.land(out.add(s, i, rejectedArrives), i, j, unless(p.Variant.RejectedForAll, asOfAnswer))
 	case waiting:
 		p.waiting(s, i, j, out)
 	case alone:
@@ -113,7 +109,7 @@ func (p *Protocol) flight(s *State, i, j int, out *Steps[State]) {
 		if f.Keeps {
 			p.keep(st, i, j)
 		}
-		p.land(st, i, j, asOfAnswer)
+		p.land(st, i, j, unless(p.Variant.AloneForAll, asOfAnswer))
 	default:
 		p.foreign(s, i, j, out)
 	}
@@ -170,9 +166,18 @@ func (p *Protocol) answer(st *Step[State], i, j int) {
 	}
 }
 
+// arrived is a value from Redis that has come, with an answer or a wake-up.
 func (p *Protocol) arrived(st *Step[State], i, j int) {
 	p.keep(st, i, j)
-	p.land(st, i, j, asOfAnswer)
+	p.land(st, i, j, unless(p.Variant.AnswerForAll, asOfAnswer))
+}
+
+// unless is the moment that a value is good as of, or any moment in a protocol that does not care.
+func unless(forAll bool, asOf uint8) uint8 {
+	if forAll {
+		return always
+	}
+	return asOf
 }
 
 // acquiring is ACQUIRE, and what can become of it.

@@ -16,7 +16,10 @@ type Variant struct {
 	// What a process may do with a value.
 	AloneStores     bool // a load without a lease stores its value
 	LateLoadCommits bool // after an ACQUIRE without an answer it loads, acquires again, and stores what it has loaded
-	RejectedForAll  bool // a rejected COMMIT's value goes to every caller of the flight
+	RejectedForAll  bool // a rejected COMMIT's value goes to every caller of the flight, also to those that began late
+	StoredForAll    bool // so does the value of a COMMIT that was executed before they began
+	AnswerForAll    bool // so does what was read before they began
+	AloneForAll     bool // so does what was loaded without a lease
 
 	// Delete.
 	BumpOnlyBefore       bool
