@@ -6,9 +6,9 @@ import (
 	"unsafe"
 )
 
-// Canon brings a state into the form that it shares with all states that behave like it: fences and owners are
-// renamed, because fences are only ordered and owners only told apart, and processes, flights, callers and late commands
-// are sorted, because each does what the others do.
+// Canon brings a state into the form that it shares with others that behave like it: fences and owners are renamed,
+// because fences are only ordered and owners only told apart, and processes, flights, callers and late commands are
+// sorted, because each does what the others do. Ties are left as they are, which costs some states and no schedule.
 func (p *Protocol) Canon(s *State) {
 	p.forget(s)
 	s.rankFences()
@@ -150,8 +150,8 @@ func (s *State) owners(l *places) {
 }
 
 // renameOwners numbers names by their first place. A name that stands in one place only is equal to no other, and
-// becomes the same as all others in such a place: they are never compared with each other. Not so the name of an attempt,
-// which may move on.
+// becomes the same as all others in such a place: they are never compared with each other. Not so the name of an
+// attempt, which may move on.
 func (s *State) renameOwners() {
 	var l places
 	s.owners(&l)

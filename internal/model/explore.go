@@ -108,8 +108,8 @@ func Explore[S comparable](m Machine[S], want Invariant, limit int) *Result {
 	return r
 }
 
-// Schedules counts the different orders of steps from the start to an end, and reports whether there are none that go on
-// for ever. It keeps whole states, so it is for small machines; it panics at limit.
+// Schedules counts the different orders of steps from the start to an end, and reports whether there are none that go
+// on for ever. It keeps whole states, so it is for small machines; it panics at limit.
 func Schedules[S comparable](m Machine[S], limit int) (n float64, finite bool) {
 	const open = -1
 	known := map[S]float64{}

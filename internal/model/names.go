@@ -95,9 +95,9 @@ var lateCommandActs = [...]Act{
 }
 
 var actNames = [acts]string{
-	callBegins: "call", callJoins: "call-joins", refreshBegins: "refresh", memoryHit: "memory-hit", goesRound: "goes-round",
-	readHits: "read-hit", readMisses: "read-miss", answerArrives: "answer", acquireWins: "acquire",
-	acquireHits: "acquire-hit", acquireBusy: "acquire-busy", loads: "load", loadFails: "load-fails", renews: "renew",
+	callBegins: "call", callJoins: "call-joins", refreshBegins: "refresh", memoryHit: "memory-hit",
+	goesRound: "goes-round", readHits: "read-hit", readMisses: "read-miss", answerArrives: "answer",
+	acquireWins: "acquire", acquireHits: "acquire-hit", acquireBusy: "acquire-busy", loads: "load", loadFails: "load-fails", renews: "renew",
 	commitStores: "commit", commitRejected: "commit-rejected", storedArrives: "stored", rejectedArrives: "rejected",
 	loadedAlone: "loaded-alone", pollHits: "poll-hit", pollMisses: "poll-free", wakeBrings: "woken-with-value",
 	wakeAborted: "woken-to-acquire", wakeLate: "wake-for-nobody", deletionArrives: "hears-of-deletion",
@@ -111,8 +111,8 @@ var actNames = [acts]string{
 	leaseEnds: "LEASE-ENDS", restarts: "RESTART", evicted: "EVICTED", crashes: "CRASH", streamLost: "STREAM-LOST",
 	givesUp: "GIVES-UP", failsOver: "FAILOVER", latelyAcquires: "late-acquire", latelyCommits: "late-commit",
 	latelyAborts: "late-abort", latelyDisowns: "disown", latelyUnlinks: "late-unlink",
-	setsBarrier: "barrier", barrierEvicted: "BARRIER-EVICTED", barrierForgotten: "BARRIER-FORGOTTEN", deposes: "del-record",
-	releases: "del-lock",
+	setsBarrier: "barrier", barrierEvicted: "BARRIER-EVICTED", barrierForgotten: "BARRIER-FORGOTTEN",
+	deposes: "del-record", releases: "del-lock",
 }
 
 func (a Act) String() string { return actNames[a&^notKept] }

@@ -332,7 +332,8 @@ func (p *Protocol) keep(st *Step[State], i, j int) {
 	}
 }
 
-// land gives the flight's result to its callers, except to those that began after the moment it is known to be good for.
+// land gives the flight's result to its callers, except to those that began after the moment it is known to be good
+// for.
 func (p *Protocol) land(st *Step[State], i, j int, asOf uint8) {
 	q := &st.To.Procs[i]
 	version := q.Flights[j].Version

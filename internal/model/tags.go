@@ -6,8 +6,9 @@ import (
 )
 
 // Tags is the model of tags. A tag is a barrier: a time before which all that carries it is invalid. A load takes a
-// stamp from the clock of the barriers before the loader runs, and DeleteTags sets the barrier to that clock's time. An entry
-// is valid if its barrier exists and is smaller than its stamp; a barrier that is missing is made anew, with the time.
+// stamp from the clock of the barriers before the loader runs, and DeleteTags sets the barrier to that clock's time. An
+// entry is valid if its barrier exists and is smaller than its stamp; a barrier that is missing is made anew, with the
+// time.
 //
 // There is one entry and one tag. Leases are left out: DeleteTags does not touch them, and without them every order of
 // loads and stores is possible that is possible with them, and more.

@@ -15,7 +15,7 @@ func TestTags(t *testing.T) {
 		name  string
 		tags  Tags
 	}{
-		{explore.Some, "a fault", Tags{Processes: 2, Callers: 1, Calls: 1, Writes: 1, Faults: 1}},
+		{explore.Some, "2 processes", Tags{Processes: 2, Callers: 1, Calls: 1, Writes: 1}},
 		{explore.Some, "joins", Tags{Processes: 1, Callers: 2, Calls: 1, Writes: 1, Faults: 1}},
 		{explore.Complete, "3 faults", Tags{Processes: 2, Callers: 1, Calls: 1, Writes: 1, Faults: 3}},
 		{explore.Complete, "joins in both", Tags{Processes: 2, Callers: 2, Calls: 1, Writes: 1}},
