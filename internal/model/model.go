@@ -21,10 +21,10 @@
 //     possible is one where a call is stuck.
 //   - Leases are renewed while their holder works: losing one is a fault. Those of others end by themselves.
 //
-// Not in it: Set, versions, negative entries, the failed mark, clients without scripts, callers that leave early,
-// errors that Redis answers with, a third flight in one process and so the bound on loads in one process, a process
-// that takes itself for cut off, clocks that step back, and lifetimes except that of a value which is being refreshed. Tags have a
-// model of their own, in tags.go.
+// Not in it: Set, versions, negative entries, the failed mark, clients without scripts, callers that leave early, errors
+// that Redis answers with, a process that takes itself for cut off, a third flight in one process and so the bound on
+// loads in one process, clocks that step back, and lifetimes except that of a value which is being refreshed. Tags have
+// a model of their own, in tags.go.
 package model
 
 import "math/bits"

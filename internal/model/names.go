@@ -97,7 +97,8 @@ var lateCommandActs = [...]Act{
 var actNames = [acts]string{
 	callBegins: "call", callJoins: "call-joins", refreshBegins: "refresh", memoryHit: "memory-hit",
 	goesRound: "goes-round", readHits: "read-hit", readMisses: "read-miss", answerArrives: "answer",
-	acquireWins: "acquire", acquireHits: "acquire-hit", acquireBusy: "acquire-busy", loads: "load", loadFails: "load-fails", renews: "renew",
+	acquireWins: "acquire", acquireHits: "acquire-hit", acquireBusy: "acquire-busy", loads: "load",
+	loadFails: "load-fails", renews: "renew",
 	commitStores: "commit", commitRejected: "commit-rejected", storedArrives: "stored", rejectedArrives: "rejected",
 	loadedAlone: "loaded-alone", pollHits: "poll-hit", pollMisses: "poll-free", wakeBrings: "woken-with-value",
 	wakeAborted: "woken-to-acquire", wakeLate: "wake-for-nobody", deletionArrives: "hears-of-deletion",

@@ -53,7 +53,7 @@ func TestTags(t *testing.T) {
 
 func TestTagVariants(t *testing.T) {
 	explore.At(t, explore.Some)
-	calls := Tags{Processes: 2, Callers: 1, Calls: 2, Writes: 1}
+	calls := Tags{Processes: 2, Callers: 1, Calls: 1, Writes: 1}
 	joins := Tags{Processes: 2, Callers: 2, Calls: 1, Writes: 1}
 	for _, c := range []struct {
 		name   string
