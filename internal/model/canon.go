@@ -10,9 +10,11 @@ import (
 // because fences are only ordered and owners only told apart, and processes, flights, callers and late commands are
 // sorted, because each does what the others do. Ties are left as they are, which costs some states and no schedule.
 func (p *Protocol) Canon(s *State) {
-	p.forget(s)
+	if !p.NoReduction {
+		p.forget(s)
+	}
 	s.rankFences()
-	if !p.NoSymmetry {
+	if !p.NoReduction {
 		for i := range s.Procs {
 			s.sortProcess(i)
 		}

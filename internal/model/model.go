@@ -21,10 +21,10 @@
 //     possible is one where a call is stuck.
 //   - Leases are renewed while their holder works: losing one is a fault. Those of others end by themselves.
 //
-// Not in it: Set, versions, negative entries, the failed mark, clients without scripts, callers that leave early, errors
-// that Redis answers with, a process that takes itself for cut off, a third flight in one process and so the bound on
-// loads in one process, clocks that step back, and lifetimes except that of a value which is being refreshed. Tags have
-// a model of their own, in tags.go.
+// Not in it: Set, versions, negative entries, the failed mark, clients without scripts, callers that leave early,
+// errors that Redis answers with, a process that takes itself for cut off, a third flight in one process and so the
+// bound on loads in one process, clocks that step back, and lifetimes except that of a value which is being refreshed.
+// Tags have a model of their own, in tags.go.
 package model
 
 import "math/bits"
@@ -104,17 +104,17 @@ const (
 
 // Flight is one way of a process through Redis and the loader, shared by its callers.
 type Flight struct {
-	Step    uint8
-	Current bool // later calls join it
-	Moved   bool // the epoch has moved since the one that the flight remembers
-	Keeps   bool // a load alone whose value may stay in memory
-	Refresh bool // it wants to replace a value that is there
-	AsOf    uint8
+	Step    uint8 // one of the steps of a flight, below
+	Current bool  // later calls join it
+	Moved   bool  // the epoch has moved since the one that the flight remembers
+	Keeps   bool  // a load alone whose value may stay in memory
+	Refresh bool  // it wants to replace a value that is there
+	AsOf    uint8 // the moments it remembers, a bit each
 	Owner   uint8 // of its attempt to get the lease
 	Fence   uint8 // of its lease, or of the lease that it waits for
 	Holder  uint8 // whom it waits for; in a refresh, the entry that it has seen
 	Version uint8 // of the value it has
-	Count   uint8
+	Count   uint8 // in one of the broken protocols, the counter when it began
 }
 
 // Flight.AsOf and Caller.After: the moments for which a flight knows that no deletion had made its value old. A call
@@ -222,8 +222,8 @@ type Protocol struct {
 
 	// NoExemption checks P4 also after a failover to a replica that lags, where it is not promised.
 	NoExemption bool
-	// NoSymmetry tells processes apart, and callers.
-	NoSymmetry bool
+	// NoReduction tells processes and callers apart, and remembers what can have no consequences.
+	NoReduction bool
 }
 
 // Start is the state before anything has happened.

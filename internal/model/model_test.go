@@ -222,7 +222,7 @@ func TestFailover(t *testing.T) {
 }
 
 // TestReductions looks whether what is said to be alike leads to the same verdicts: processes and callers that change
-// places, and steps that are taken together.
+// places, what is forgotten because it can have no consequences, and steps that are taken together.
 func TestReductions(t *testing.T) {
 	explore.At(t, explore.Some)
 	broken := Bounds{Processes: 2, Callers: 1, Calls: 1, Writes: 1, Faults: 1, Kinds: RequestLost | Late | Crash}
@@ -241,13 +241,13 @@ func TestReductions(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var want Invariant
 			for i, p := range []Protocol{
-				{NoSymmetry: true}, {}, {Bounds: Bounds{Fine: true}},
+				{NoReduction: true}, {}, {Bounds: Bounds{Fine: true}},
 			} {
 				fine := p.Bounds.Fine
 				p.Bounds, p.Variant = c.bounds, c.variant
 				p.Bounds.Fine = fine
 				r := Explore[State](&p, 0, most)
-				t.Logf("symmetry %v, fine steps %v: %v", !p.NoSymmetry, fine, r)
+				t.Logf("reduced %v, fine steps %v: %v", !p.NoReduction, fine, r)
 				if i == 0 {
 					want = r.Broken
 				}
