@@ -36,8 +36,8 @@ var configurations = []struct {
 	{explore.Long, "lease: all", Bounds{
 		Processes: 3, Callers: 1, Calls: 1, Writes: 2, Faults: 3, Kinds: withoutMessages, Failures: 2,
 	}},
-	{explore.Long, "lease: call after call, 3 faults", Bounds{
-		Processes: 3, Callers: 1, Calls: 2, Writes: 1, Faults: 2, Kinds: withoutMessages,
+	{explore.Long, "lease: 3 processes, call after call", Bounds{
+		Processes: 3, Callers: 1, Calls: 2, Writes: 1, Faults: 3, Kinds: withoutMessages,
 	}},
 
 	// Memory: fills race with deletions, in the process that deletes and in others.
@@ -72,10 +72,17 @@ var configurations = []struct {
 	{explore.Complete, "joins: 3 processes", Bounds{
 		Processes: 3, Callers: 2, Joined: 1, Calls: 1, Writes: 1, Memory: true,
 	}},
-	{explore.Long, "joins: 2 faults", Bounds{
-		Processes: 2, Callers: 2, Joined: 1, Calls: 1, Writes: 1, Faults: 2, Kinds: AllButFailover, Memory: true,
+	{explore.Complete, "joins: call after call", Bounds{
+		Processes: 1, Callers: 2, Calls: 2, Writes: 2, Faults: 1, Kinds: AllButFailover, Memory: true,
 	}},
-	{explore.Long, "joins: in both", Bounds{Processes: 2, Callers: 2, Calls: 1, Writes: 1, Memory: true}},
+	{explore.Complete, "joins: 2 writes", Bounds{
+		Processes: 2, Callers: 2, Joined: 1, Calls: 1, Writes: 2, Memory: true,
+	}},
+	{explore.Long, "joins: 2 faults", Bounds{
+		Processes: 2, Callers: 2, Joined: 1, Calls: 1, Writes: 1, Faults: 2, Kinds: Late | StreamLost | LeaseEnds,
+		Memory: true, Outside: true,
+	}},
+	{explore.Complete, "joins: in both", Bounds{Processes: 2, Callers: 2, Calls: 1, Writes: 1, Memory: true}},
 
 	// Wake-ups: in flight, late, for another holder.
 	{explore.Some, "wake-ups", Bounds{
