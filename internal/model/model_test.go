@@ -88,10 +88,13 @@ var configurations = []struct {
 	{explore.Some, "wake-ups", Bounds{
 		Processes: 2, Callers: 1, Calls: 2, Writes: 1, Memory: true, Wakes: true, Failures: 1,
 	}},
+	{explore.Complete, "wake-ups: 2 faults", Bounds{
+		Processes: 3, Callers: 1, Calls: 1, Writes: 1, Faults: 2, Kinds: AllButFailover, Wakes: true,
+	}},
 	{explore.Complete, "wake-ups: memory", Bounds{
 		Processes: 2, Callers: 1, Calls: 2, Writes: 1, Faults: 1, Kinds: AllButFailover, Memory: true, Wakes: true,
 	}},
-	{explore.Complete, "wake-ups: 3 faults", Bounds{
+	{explore.Long, "wake-ups: 3 faults", Bounds{
 		Processes: 3, Callers: 1, Calls: 1, Writes: 1, Faults: 3, Kinds: AllButFailover, Wakes: true,
 	}},
 	{explore.Long, "wake-ups: memory, 3 processes", Bounds{

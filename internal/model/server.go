@@ -50,16 +50,14 @@ func (p *Protocol) acquire(st *Step[State], owner, seen uint8) reply {
 	if r.Owner == owner && !p.Variant.AcquireForgetsOwner {
 		return won
 	}
-	if r.usable() && (seen == 0 || r.ID != seen) {
-		if !p.Variant.SplitLock {
-			return hit
-		}
-		if r.Version == s.Origin {
-			st.breaks(NeedlessLoad)
-		}
-	}
-	if r.Owner != 0 && r.Live {
+	fresh := r.usable() && (seen == 0 || r.ID != seen)
+	switch {
+	case fresh && !p.Variant.SplitLock:
+		return hit
+	case r.Owner != 0 && r.Live:
 		return busy
+	case fresh && r.Version == s.Origin:
+		st.breaks(NeedlessLoad)
 	}
 	r.Owner, r.LeaseFence, r.Live = owner, s.newFence(), true
 	switch {
