@@ -56,7 +56,7 @@ type acquired struct {
 	fence    int64     // won
 	holder   record.Owner
 	left     time.Duration // busy: of the holder's lease
-	wakes    bool          // busy: the holder has been asked to wake us
+	wakes    bool          // busy: the holder has been asked to wake this process
 }
 
 // serverTime is the server's time by this answer, rather early than late.
@@ -269,7 +269,7 @@ func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint6
 		switch {
 		case news.kind == wakeAborted && news.owner == got.holder:
 			return nil, nil, nil
-		case news.kind == wakeCommitted && news.owner == got.holder && len(news.record) > 0:
+		case news.kind == wakeCommitted && news.of(got):
 			if res, _ := c.use(f, news.record, since, asOf, false); res != nil {
 				c.stats.wakes.Add(1)
 				return res, nil, nil

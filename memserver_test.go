@@ -81,7 +81,7 @@ func (s *memServer) change(key string, lease record.Lease, rest []byte) {
 
 func (s *memServer) acquire(a acquireArgs, inbox string) acquired {
 	now := s.now()
-	got := acquired{now: now, received: time.Now(), wakes: inbox != ""}
+	got := acquired{now: now, received: time.Now()}
 	h, rest, ok := s.open(a.key)
 	stub := ok && h.State == record.Stub
 	if ok && h.Lease.Owner == a.owner {
@@ -107,7 +107,8 @@ func (s *memServer) acquire(a acquireArgs, inbox string) acquired {
 				}
 				s.change(a.key, h.Lease, rest)
 			}
-			got.outcome, got.holder, got.left = busy, h.Lease.Owner, left
+			got.outcome, got.holder, got.left, got.fence = busy, h.Lease.Owner, left, h.Lease.Fence
+			got.wakes = inbox != ""
 			return got
 		}
 	}

@@ -114,14 +114,11 @@ func (s nativeStore) acquire(ctx context.Context, a acquireArgs) (acquired, erro
 
 func (s nativeStore) commit(ctx context.Context, c commitArgs) (committed, error) {
 	outcome, err := change(ctx, s.r, c.key, record.Size, func(raw []byte) (committed, decision) {
-		h, mine := s.mine(raw, c.owner)
 		switch {
-		case mine:
+		case s.mine(raw, c.owner):
 			return stored, decision{act: true, write: c.record, ttl: c.life}
 		case len(raw) == 0:
 			return missing, decision{}
-		case h.ID == c.owner && h.State != record.Stub:
-			return stored, decision{}
 		}
 		return taken, decision{}
 	})
@@ -133,7 +130,7 @@ func (s nativeStore) commit(ctx context.Context, c commitArgs) (committed, error
 
 func (s nativeStore) abort(ctx context.Context, key string, owner record.Owner, _ int64) (bool, error) {
 	was, err := change(ctx, s.r, key, record.Size, func(raw []byte) (bool, decision) {
-		_, mine := s.mine(raw, owner)
+		mine := s.mine(raw, owner)
 		return mine, decision{act: mine}
 	})
 	return was && err == nil, err
@@ -143,14 +140,14 @@ func (s nativeStore) renew(
 	ctx context.Context, key string, owner record.Owner, _ int64, lease, _ time.Duration,
 ) (bool, error) {
 	was, err := change(ctx, s.r, key, record.Size, func(raw []byte) (bool, decision) {
-		_, mine := s.mine(raw, owner)
+		mine := s.mine(raw, owner)
 		return mine, decision{act: mine, write: raw, ttl: lease}
 	})
 	return was && err == nil, err
 }
 
 // mine reports whether raw is a stub of this owner. Only stubs are written here.
-func (nativeStore) mine(raw []byte, owner record.Owner) (record.Header, bool) {
+func (nativeStore) mine(raw []byte, owner record.Owner) bool {
 	h, _, err := record.Open(raw)
-	return h, err == nil && h.State == record.Stub && h.Lease.Owner == owner
+	return err == nil && h.State == record.Stub && h.Lease.Owner == owner
 }

@@ -149,7 +149,7 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 		if !tr.has(kind) {
 			return
 		}
-		all = append(all, option{strings.ToUpper(kind) + " " + label, func() {
+		all = append(all, option{kind, label, func() {
 			tr.left--
 			tr.seen[kind]++
 			do()
@@ -180,7 +180,7 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 	// What concerns the server is offered before a request reaches it: earlier would be the same.
 	if only == nil && (requests || len(gates) == 0) {
 		for _, o := range tr.net.faults() {
-			add(o.label, "", func() { o.do(); tr.next = "request" })
+			add(o.kind, "", func() { o.do(); tr.next = "request" })
 		}
 	}
 	// What concerns one process only is offered right after something has happened to it: later would be the same.
@@ -327,7 +327,7 @@ func (p *player) serve(request string, run func() string) string {
 	defer tr.serving.Unlock()
 	reply := run()
 	if tr.auto {
-		tr.s.Note(fmt.Sprintf("%s %s: %s", p.name, request, reply))
+		tr.s.Note("%s %s: %s", p.name, request, reply)
 	}
 	raw := tr.net.raw()
 	verb, _, _ := strings.Cut(request, " ")
@@ -452,15 +452,15 @@ func (n *memNetwork) evict() {
 }
 
 func (n *memNetwork) faults() []option {
-	all := []option{{"restart", func() {
+	all := []option{{"restart", "", func() {
 		n.evict()
 		n.cutAll()
 	}}}
 	if len(n.raw()) > 0 {
-		all = append(all, option{"evict", n.evict})
+		all = append(all, option{"evict", "", n.evict})
 	}
 	if n.old != nil {
-		all = append(all, option{"failover", func() {
+		all = append(all, option{"failover", "", func() {
 			n.server.entries[trialFull] = *n.old
 			n.old, n.tr.excused, n.tr.fence = nil, true, 0
 			n.cutAll()

@@ -160,9 +160,7 @@ func (s *scriptStore) acquire(ctx context.Context, a acquireArgs) (acquired, err
 		}
 		return acquired{}, err
 	}
-	got, err := parseAcquired(reply)
-	got.wakes = inbox != ""
-	return got, err
+	return parseAcquired(reply)
 }
 
 // parseAcquired reads ACQUIRE's reply. A reply of another shape, as a client that mixes up replies would give, is an
@@ -182,6 +180,11 @@ func parseAcquired(reply []any) (got acquired, err error) {
 		err = errReply
 		return 0, ""
 	}
+	fence := func(i int) {
+		if got.fence, _ = field(i); got.fence < 0 || got.fence > latest {
+			err = errReply
+		}
+	}
 	_, word := field(0)
 	got.now, _ = field(1)
 	if got.now < 0 || got.now > latest {
@@ -195,9 +198,7 @@ func parseAcquired(reply []any) (got acquired, err error) {
 		got.outcome, got.record = hit, []byte(text)
 	case "WON":
 		got.outcome = won
-		if got.fence, _ = field(2); got.fence < 0 || got.fence > latest {
-			err = errReply
-		}
+		fence(2)
 	case "BUSY":
 		got.outcome = busy
 		var text string
@@ -207,6 +208,9 @@ func parseAcquired(reply []any) (got acquired, err error) {
 		}
 		left, _ := field(3)
 		got.left = time.Duration(left) * time.Microsecond
+		fence(4)
+		noted, _ := field(5)
+		got.wakes = noted == 1
 	case "OTHER":
 		got.outcome = other
 	default:

@@ -186,6 +186,8 @@ func TestStrangeReplies(t *testing.T) {
 		{"HIT", int64(1)},
 		{"BUSY", int64(1), "short", int64(1)},
 		{"BUSY", int64(1), "0123456789abcdef"},
+		{"BUSY", int64(1), "0123456789abcdef", int64(1), int64(2)},
+		{"BUSY", int64(1), "0123456789abcdef", int64(1), int64(-2), int64(1)},
 		{"NONSENSE", int64(1)},
 		{[]any{}, int64(1)},
 	} {
@@ -193,7 +195,7 @@ func TestStrangeReplies(t *testing.T) {
 			t.Errorf("%v: %+v, %v", reply, got, err)
 		}
 	}
-	got, err := parseAcquired([]any{"BUSY", int64(1), "0123456789abcdef", int64(2000)})
+	got, err := parseAcquired([]any{"BUSY", int64(1), "0123456789abcdef", int64(2000), int64(3), int64(1)})
 	if err != nil || got.outcome != busy || got.left != 2*time.Millisecond || string(got.holder[:]) != "0123456789abcdef" {
 		t.Errorf("%+v, %v", got, err)
 	}

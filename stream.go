@@ -194,6 +194,13 @@ type wake struct {
 	record []byte
 }
 
+// of reports whether the message brings what was stored under the lease that made us wait. The owner alone does not tell:
+// a late copy of its ACQUIRE, executed after a deletion, gives it another lease.
+func (w wake) of(lease acquired) bool {
+	h, _, err := record.Open(w.record)
+	return err == nil && w.owner == lease.holder && h.Fence == lease.fence
+}
+
 // waiter is a flight that waits for another process.
 type waiter struct {
 	key  string

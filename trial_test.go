@@ -83,9 +83,12 @@ const (
 
 // option is what may happen next.
 type option struct {
-	label string
-	do    func()
+	kind string // of a fault
+	what string
+	do   func()
 }
+
+func (o option) String() string { return strings.TrimLeft(strings.ToUpper(o.kind)+" "+o.what, " ") }
 
 // player is a process of a trial.
 type player struct {
@@ -99,6 +102,7 @@ type player struct {
 	digests []digest // of history, by naming
 	gone    bool     // crashed
 	closed  bool
+	busy    bool   // it writes or refreshes
 	deaf    bool   // its subscription is broken, and it does not know yet
 	held    string // which kinds of gates may stay shut while time passes
 	told    int    // the newest version of whose deletion it knows
@@ -146,11 +150,7 @@ func (tr *trial) play() {
 			tr.idle()
 			continue
 		}
-		labels := make([]string, len(options))
-		for i, o := range options {
-			labels[i] = o.label
-		}
-		i := tr.s.Choose(tr.state, labels)
+		i := tr.s.Choose(len(options), tr.state, func(i int) string { return options[i].String() })
 		if i < 0 {
 			break
 		}
@@ -309,11 +309,52 @@ func (tr *trial) state() uint64 {
 		}
 		for _, j := range tr.order(names) {
 			p := tr.players[j]
+			if p.finished() {
+				_, _ = fmt.Fprint(h, "|", p.remains())
+				continue
+			}
 			_, _ = fmt.Fprint(h, "|", p.digest(i), p.gone, p.closed, p.held, p.deaf, p.told, p.served)
 		}
 		least = min(least, h.Sum64())
 	}
 	return least
+}
+
+// plain is a digest without anybody's name.
+func (p *player) plain() uint64 {
+	if !p.finished() {
+		return p.digest(len(p.tr.namings))
+	}
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, p.remains())
+	return h.Sum64()
+}
+
+// finished reports whether nothing but messages will reach the process any more: what it went through makes no
+// difference then.
+func (p *player) finished() bool {
+	for _, c := range p.calls {
+		if !c.done {
+			return false
+		}
+	}
+	p.tr.mu.Lock()
+	defer p.tr.mu.Unlock()
+	return !p.busy && !slices.ContainsFunc(p.tr.gates, func(g *parked) bool {
+		return g.p == p && g.kind != "push" && (g.ghost == nil || !g.ghost())
+	})
+}
+
+// remains is all that a finished process has left.
+func (p *player) remains() string {
+	if p.gone {
+		return "gone"
+	}
+	memory := ""
+	if e, ok := p.cache.core.local.get(trialKey); ok {
+		memory = fmt.Sprint(e.value, e.until)
+	}
+	return fmt.Sprint(p.closed, p.deaf, p.sent, p.rds.cutOff(), memory)
 }
 
 // digest is the hash of what the process has been told, by the i-th naming.
@@ -404,7 +445,7 @@ func (tr *trial) options() (all []option) {
 	all = tr.passes(gates)
 	held := func(g *parked) bool { return g.p.holds(g.kind) }
 	if len(gates) > 0 && !slices.ContainsFunc(gates, func(g *parked) bool { return !held(g) }) && tr.next == "" {
-		all = append(all, option{"time passes", tr.wait})
+		all = append(all, option{"", "time passes", tr.wait})
 	}
 	if len(all) == 0 && tr.finished() {
 		return nil
@@ -423,7 +464,7 @@ func (tr *trial) options() (all []option) {
 func (tr *trial) passes(gates []*parked) (all []option) {
 	for _, g := range gates {
 		if (tr.next == "" || tr.next == g.kind) && (g.behind == nil || !g.behind()) {
-			all = append(all, option{g.label, func() { tr.open(g, pass) }})
+			all = append(all, option{"", g.label, func() { tr.open(g, pass) }})
 		}
 	}
 	return all
@@ -448,7 +489,7 @@ func (tr *trial) alone(gates []*parked) (chosen *player) {
 				free++
 			}
 		}
-		if !waits && free > 0 && (chosen == nil || p.digest(len(tr.namings)) < chosen.digest(len(tr.namings))) {
+		if !waits && free > 0 && (chosen == nil || p.plain() < chosen.plain()) {
 			chosen = p
 		}
 	}
@@ -514,7 +555,7 @@ func (tr *trial) returned(c *trialCall, v int, err error) {
 	if over || p.gone {
 		return
 	}
-	tr.s.Note(fmt.Sprintf("%s gets %d, %v", c.name, v, err))
+	tr.s.Note("%s gets %d, %v", c.name, v, err)
 	var panicked *PanicError
 	switch {
 	case err == nil:
@@ -543,8 +584,9 @@ func (tr *trial) returned(c *trialCall, v int, err error) {
 func (p *player) write(times int) {
 	tr := p.tr
 	tr.writing++
+	p.busy = true
 	go func() {
-		defer func() { tr.writing-- }()
+		defer func() { tr.writing--; p.busy = false }()
 		for range times {
 			if tr.park(context.Background(), p, "write", "writes") != pass {
 				return
@@ -552,7 +594,7 @@ func (p *player) write(times int) {
 			tr.origin++
 			version := tr.origin
 			if err := p.cache.Delete(context.Background(), trialKey); err == nil && !p.gone {
-				tr.s.Note("confirmed: " + p.name + "'s deletion")
+				tr.s.Note("%s's deletion is confirmed", p.name)
 				tr.acked, p.told = max(tr.acked, version), max(p.told, version)
 				p.remember("deleted")
 			}
@@ -563,7 +605,9 @@ func (p *player) write(times int) {
 // refresh loads under a lease that is taken while the value is there.
 func (p *player) refresh() {
 	tr := p.tr
+	p.busy = true
 	go func() {
+		defer func() { p.busy = false }()
 		if tr.park(context.Background(), p, "call", "refreshes") != pass {
 			return
 		}

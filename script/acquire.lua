@@ -14,7 +14,7 @@
 --
 -- Replies  {'HIT', now, record}
 --          {'WON', now, fence}         also if this owner's lease is there already: a lost reply costs nothing
---          {'BUSY', now, owner, left}  left in us
+--          {'BUSY', now, owner, left, fence, noted}  left in us; noted 1: the owner has been asked to wake the caller
 --          {'OTHER', now}              an entry of a newer version, or of another type: leave it alone
 
 local owner, seen, stub, inbox, force = ARGV[1], ARGV[4], ARGV[5], ARGV[6], ARGV[8] == '1'
@@ -42,19 +42,22 @@ if r then
       return {'HIT', now, redis.call('GET', KEYS[1])}
     end
     if held > 0 then
-      if inbox ~= '' and not r.all then
+      local noted = inbox ~= ''
+      if noted and not r.all then
         list = waiting(r)
         local known = false
         for i = 1, #list, 16 do known = known or string.sub(list, i, i + 15) == inbox end
-        if not known then
+        if not known then -- without memory left it is refused, and the caller polls
+          local ok
           if r.stub and #list < MOST * 16 then
-            redis.call('APPEND', KEYS[1], inbox)
+            ok = redis.pcall('APPEND', KEYS[1], inbox)
           else
-            redis.call('SETRANGE', KEYS[1], 194, '1')
+            ok = redis.pcall('SETRANGE', KEYS[1], 194, '1')
           end
+          noted = type(ok) == 'number'
         end
       end
-      return {'BUSY', now, r.owner, held}
+      return {'BUSY', now, r.owner, held, r.lease_fence, noted and 1 or 0}
     end
   end
   list = waiting(r)

@@ -3,8 +3,8 @@ package explore
 import (
 	"flag"
 	"fmt"
-	"hash/maphash"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,8 +17,8 @@ type Result struct {
 	Checked   int    // of those, that went on at random
 	States    int    // in which there was a choice
 	Depth     int    // choices in the longest play
-	Failure   string // of the first play that failed, with its steps
 	Stopped   bool   // by Limit
+	Failure   string // of the first play that failed, with its steps
 }
 
 // Plays is how often the program was played.
@@ -31,94 +31,109 @@ type Search struct {
 
 	result Result
 	path   []node
-	seen   map[uint64]bool     // the states entered
-	found  map[uint64][]string // states met by checks, with the steps that led there
+	seen   map[uint64]bool  // the states entered
+	found  map[uint64][]int // states met by checks, with the choices that led there
 	rng    *rand.Rand
 }
 
 // node is a state on the current path.
 type node struct {
-	offered uint64 // its alternatives
 	n, next int
+	label   string // of next, to see that it is the same each time
 }
 
 // checked is the share of pruned plays that go on.
 const checked = 100
 
-var seed = maphash.MakeSeed()
-
 var replay = flag.String("schedule", "", "play only this schedule: choices as a failure prints them, such as 0.2.1")
 
 // Run searches until all schedules were played or one has failed.
 func (x *Search) Run() Result {
-	x.seen, x.found = make(map[uint64]bool), make(map[uint64][]string)
-	x.rng = rand.New(rand.NewPCG(1, 2))
 	if *replay != "" {
+		var choices []int
 		for field := range strings.SplitSeq(*replay, ".") {
 			n, err := strconv.Atoi(field)
 			if err != nil {
 				return Result{Failure: fmt.Sprintf("-schedule: %v", err)}
 			}
-			x.path = append(x.path, node{next: n})
+			choices = append(choices, n)
 		}
+		return Result{Schedules: 1, Failure: x.steps(choices)}
 	}
+	x.seen, x.found = make(map[uint64]bool), make(map[uint64][]int)
+	x.rng = rand.New(rand.NewPCG(1, 2))
 	for {
 		s := &Schedule{x: x}
 		x.Play(s)
-		x.result.Depth = max(x.result.Depth, s.depth)
-		switch {
-		case s.failure != "":
-			x.result.Failure = s.String() + "\n" + s.failure
-			return x.result
-		case s.pruned:
+		if s.depth < len(x.path) {
+			s.Failf("the play ended after %d choices: before, it had %d", s.depth, len(x.path))
+		}
+		if s.pruned {
 			x.result.Pruned++
-		default:
+		} else {
 			x.result.Schedules++
 		}
-		if s.depth < len(x.path) && *replay == "" {
-			s.Failf("the play ended after %d choices: before, it had %d", s.depth, len(x.path))
-			x.result.Failure = s.String() + "\n" + s.failure
+		x.result.Depth = max(x.result.Depth, s.depth)
+		x.result.States = len(x.seen)
+		if s.failure != "" {
+			x.result.Failure = x.steps(s.choices) + "\n" + s.failure
 			return x.result
 		}
-		for len(x.path) > 0 && x.path[len(x.path)-1].next+1 >= x.path[len(x.path)-1].n {
-			x.path = x.path[:len(x.path)-1]
-		}
-		x.result.States = len(x.seen)
-		if len(x.path) == 0 || *replay != "" {
-			break
+		if !x.next() {
+			x.result.Failure = x.unknown()
+			return x.result
 		}
 		if x.result.Plays() == x.Limit {
 			x.result.Stopped = true
 			return x.result
 		}
-		x.path[len(x.path)-1].next++
 	}
-	if *replay == "" {
-		x.result.Failure = x.unknown()
-	}
-	return x.result
 }
 
-// unknown returns the shortest way to a state that a check met and the search did not.
+// next goes to the next path, if there is one.
+func (x *Search) next() bool {
+	for len(x.path) > 0 {
+		last := &x.path[len(x.path)-1]
+		if last.next++; last.next < last.n {
+			last.label = ""
+			return true
+		}
+		x.path = x.path[:len(x.path)-1]
+	}
+	return false
+}
+
+// unknown describes the shortest way to a state that a check met and the search did not.
 func (x *Search) unknown() string {
-	var least []string
-	for state, steps := range x.found {
-		if !x.seen[state] && (least == nil || len(steps) < len(least)) {
-			least = steps
+	var least []int
+	for state, choices := range x.found {
+		if !x.seen[state] && (least == nil || len(choices) < len(least)) {
+			least = choices
 		}
 	}
 	if least == nil {
 		return ""
 	}
-	return "a check met a state that the search has not: states that were taken to be equal are not:\n" +
-		strings.Join(least, "\n")
+	return x.steps(least) + "\nA check has met a state that the search has not: states that were taken to be equal are not"
+}
+
+// steps plays the schedule with these choices, and returns its steps.
+func (x *Search) steps(choices []int) string {
+	s := &Schedule{x: x, fixed: append([]int{}, choices...)}
+	x.Play(s)
+	text := make([]string, len(choices))
+	for i, c := range choices {
+		text[i] = strconv.Itoa(c)
+	}
+	return strings.Join(s.steps, "\n") + "\n" + s.failure + "\n(-schedule=" + strings.Join(text, ".") + ")"
 }
 
 // Schedule is one play. Choose is for one goroutine; Note and Failf are safe for concurrent use.
 type Schedule struct {
 	x       *Search
+	fixed   []int // the choices, if they are given; the steps are kept then
 	depth   int
-	choices []string // their numbers
+	choices []int
 	pruned  bool
 	free    bool // goes on at random
 
@@ -127,40 +142,46 @@ type Schedule struct {
 	failure string   // guarded by mu
 }
 
-// Choose returns which of the alternatives happens next, or -1 if the rest of the play is known: it should end soon then,
-// and Choose is not asked again. state identifies all that the future depends on; it is called only where it is needed.
-func (s *Schedule) Choose(state func() uint64, alternatives []string) int {
-	i := s.choose(state, alternatives)
-	if i >= 0 {
-		s.add(alternatives[i])
+// Choose returns which of n alternatives happens next, or -1 if the rest of the play is known: it should end soon then,
+// and Choose is not asked again. state identifies all that the future depends on, label an alternative; they are called
+// only where they are needed.
+func (s *Schedule) Choose(n int, state func() uint64, label func(i int) string) int {
+	i := 0
+	if n > 1 {
+		i = s.choose(n, state, label)
+	}
+	if i >= 0 && s.fixed != nil {
+		s.add(label(i))
 	}
 	return i
 }
 
-func (s *Schedule) choose(state func() uint64, alternatives []string) int {
+func (s *Schedule) choose(n int, state func() uint64, label func(i int) string) int {
 	x := s.x
-	if len(alternatives) == 1 {
-		return 0
-	}
-	if s.free {
-		x.found[state()] = append([]string(nil), s.steps...)
-		return x.rng.IntN(len(alternatives))
-	}
-	offered := digest(alternatives)
 	i := s.depth
 	s.depth++
-	if i < len(x.path) {
-		n := &x.path[i]
-		if n.n == 0 { // given by -schedule
-			n.offered, n.n = offered, len(alternatives)
+	switch {
+	case s.fixed != nil:
+		if i < len(s.fixed) && s.fixed[i] < n {
+			return s.fixed[i]
 		}
-		if n.offered != offered || n.next >= len(alternatives) {
-			s.Failf("the same choices led to other alternatives: %q", alternatives)
+		return -1
+	case s.free:
+		x.found[state()] = slices.Clone(s.choices)
+		i := x.rng.IntN(n)
+		s.choices = append(s.choices, i)
+		return i
+	case i < len(x.path):
+		node := &x.path[i]
+		if text := label(min(node.next, n-1)); node.label == "" {
+			node.label = text
+		} else if node.label != text || node.n != n {
+			s.Failf("the same choices have led to %d other alternatives: among them %q, and not %q", n, text, node.label)
 			s.pruned = true
 			return -1
 		}
-		s.choices = append(s.choices, strconv.Itoa(n.next))
-		return n.next
+		s.choices = append(s.choices, node.next)
+		return node.next
 	}
 	k := state()
 	if x.seen[k] {
@@ -171,16 +192,22 @@ func (s *Schedule) choose(state func() uint64, alternatives []string) int {
 		}
 		x.result.Checked++
 		s.free = true
-		return x.rng.IntN(len(alternatives))
+		i := x.rng.IntN(n)
+		s.choices = append(s.choices, i)
+		return i
 	}
 	x.seen[k] = true
-	x.path = append(x.path, node{offered: offered, n: len(alternatives)})
-	s.choices = append(s.choices, "0")
+	x.path = append(x.path, node{n: n})
+	s.choices = append(s.choices, 0)
 	return 0
 }
 
 // Note adds a line to the steps that a failure shows.
-func (s *Schedule) Note(line string) { s.add("    " + line) }
+func (s *Schedule) Note(format string, args ...any) {
+	if s.fixed != nil {
+		s.add("    " + fmt.Sprintf(format, args...))
+	}
+}
 
 func (s *Schedule) add(line string) {
 	s.mu.Lock()
@@ -202,19 +229,4 @@ func (s *Schedule) Failed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.failure != ""
-}
-
-// String returns the steps of the play, and how to play it again.
-func (s *Schedule) String() string {
-	return fmt.Sprintf("%s\n(-schedule=%s)", strings.Join(s.steps, "\n"), strings.Join(s.choices, "."))
-}
-
-func digest(list []string) uint64 {
-	var h maphash.Hash
-	h.SetSeed(seed)
-	for _, s := range list {
-		h.WriteString(s)
-		h.WriteByte(0)
-	}
-	return h.Sum64()
 }
