@@ -1,30 +1,113 @@
 package cache
 
 import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/bellwether-go/cache/internal/explore"
 )
 
-// TestExplore plays all schedules of each space.
+// spaces are what TestExplore plays completely. docs/exploration.md says what they hold, and has their numbers.
+var spaces = []space{
+	{name: "cold", at: explore.Some, processes: 3, callers: 1},
+	{name: "cold, a fault", at: explore.Some, processes: 2, callers: 1, faults: 1, kinds: "fail repeat late evict crash cancel close error panic"},
+	{name: "callers", at: explore.Some, processes: 2, callers: 2, local: true},
+	{name: "deletion of what is remembered", at: explore.Some, processes: 2, callers: 1, local: true, warm: true, writes: 1, writer: "A"},
+	{name: "real: cold", at: explore.Some, real: true, processes: 3, callers: 1},
+	{name: "real: a fault", at: explore.Some, real: true, processes: 2, callers: 1, faults: 1, kinds: "repeat late evict crash"},
+
+	{name: "three processes, two faults", at: explore.Complete, processes: 3, callers: 1, faults: 2, kinds: "fail repeat late evict crash"},
+	{name: "three processes, each fault", at: explore.Complete, processes: 3, callers: 1, faults: 1, kinds: "fail repeat late slow pause evict stream crash close cancel error panic"},
+	{name: "two processes, two faults", at: explore.Complete, processes: 2, callers: 1, faults: 2, kinds: "fail repeat late slow pause evict crash close cancel error panic"},
+	{name: "restarts", at: explore.Complete, processes: 2, callers: 1, local: true, faults: 1, kinds: "restart stream"},
+	{name: "callers, a fault", at: explore.Complete, processes: 2, callers: 2, local: true, faults: 1, kinds: "fail late crash close cancel error"},
+	{name: "abandoned", at: explore.Complete, processes: 2, callers: 2, abandoned: true, faults: 2, kinds: "cancel"},
+	{name: "deletion during loads", at: explore.Complete, processes: 2, callers: 1, local: true, writes: 1, writer: "A"},
+	{name: "deletion, no memory", at: explore.Complete, processes: 2, callers: 1, writes: 1, writer: "W"},
+	{name: "deletion, a fault", at: explore.Complete, processes: 1, callers: 1, local: true, writes: 1, writer: "W", faults: 1, kinds: "fail repeat late evict stream restart"},
+	{name: "deletion, callers", at: explore.Complete, processes: 1, callers: 2, local: true, writes: 1, writer: "W"},
+	{name: "deletion by a caller", at: explore.Complete, processes: 1, callers: 2, local: true, writes: 1, writer: "A", faults: 1, kinds: "fail late evict"},
+	{name: "two deletions", at: explore.Complete, processes: 1, callers: 2, local: true, writes: 2, writer: "A"},
+	{name: "refresh", at: explore.Complete, processes: 2, callers: 1, warm: true, refreshes: 2, faults: 1, kinds: "fail repeat late evict crash error"},
+	{name: "refresh and deletion", at: explore.Complete, processes: 2, callers: 1, warm: true, refreshes: 1, writes: 1, writer: "W"},
+	{name: "real: callers", at: explore.Complete, real: true, processes: 2, callers: 2, local: true},
+	{name: "real: each fault", at: explore.Complete, real: true, processes: 2, callers: 1, faults: 1, kinds: "fail late slow pause evict restart stream crash close cancel error panic"},
+	{name: "real: refresh", at: explore.Complete, real: true, processes: 2, callers: 1, warm: true, refreshes: 2, faults: 1, kinds: "fail late evict error"},
+	{name: "real: deletion", at: explore.Complete, real: true, processes: 1, callers: 1, local: true, writes: 1, writer: "W"},
+
+	{name: "three processes, three faults", at: explore.Long, processes: 3, callers: 1, faults: 3, kinds: "fail repeat late evict crash"},
+}
+
+// TestExplore plays all schedules of the spaces, each in a process of its own where there is much to play.
 func TestExplore(t *testing.T) {
-	spaces := []space{
-		{name: "f3", processes: 3, callers: 1, faults: 2, kinds: "fail"},
-		{name: "f2", processes: 2, callers: 1, faults: 2, kinds: "fail late repeat evict crash"},
-	}
-	for _, sp := range spaces {
-		t.Run(sp.name, func(t *testing.T) {
-			seen := map[string]int{}
-			began := time.Now()
-			x := explore.Search{Play: func(s *explore.Schedule) { runTrial(t, &sp, s, seen) }, Limit: 5000000}
-			r := x.Run()
-			d := time.Since(began)
-			t.Logf("%d schedules, %d pruned, %d checked, %d states, depth %d, %.1f s, %.0f/s, stopped %v, %v",
-				r.Schedules, r.Pruned, r.Checked, r.States, r.Depth, d.Seconds(), float64(r.Plays())/d.Seconds(), r.Stopped, seen)
-			if r.Failure != "" {
-				t.Error(r.Failure)
+	level := explore.At(t, explore.Some)
+	alone := os.Getenv("EXPLORE_ALONE") != ""
+	free := make(chan struct{}, runtime.NumCPU())
+	for i := range spaces {
+		sp := &spaces[i]
+		t.Run(strings.ReplaceAll(sp.name, " ", "-"), func(t *testing.T) {
+			switch {
+			case sp.at > level:
+				t.Skipf("explored with -explore=%s", sp.at)
+			case alone || sp.at == explore.Some:
+				exploreSpace(t, sp)
+			default:
+				t.Parallel()
+				free <- struct{}{}
+				defer func() { <-free }()
+				exploreApart(t)
 			}
 		})
 	}
+}
+
+// exploreApart runs a test in a process of its own: one that uses one processor and collects little garbage plays twice
+// as much.
+func exploreApart(t *testing.T) {
+	cmd := exec.Command(os.Args[0], "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$", "-test.v", "-test.timeout=0",
+		"-explore="+explore.Long.String())
+	cmd.Env = append(os.Environ(), "EXPLORE_ALONE=1", "GOMAXPROCS=1", "GOGC=1000")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		if _, numbers, ok := strings.Cut(line, "explore_test.go:"); ok {
+			t.Log(strings.TrimSpace(numbers))
+		}
+	}
+}
+
+func exploreSpace(t *testing.T, sp *space) {
+	seen := map[string]int{}
+	began := time.Now()
+	x := explore.Search{Play: func(s *explore.Schedule) { runTrial(t, sp, s, seen) }}
+	r := x.Run()
+	took := time.Since(began).Seconds()
+	t.Logf("%d states, %d schedules, %d ended early, %d checked, %d choices at most; %.1f s, %.0f/s; %s",
+		r.States, r.Schedules, r.Pruned, r.Checked, r.Depth, took, float64(r.Plays())/took, counts(seen))
+	if r.Failure != "" {
+		t.Error(r.Failure)
+		return
+	}
+	for _, kind := range strings.Fields(sp.kinds) {
+		if seen[kind] == 0 {
+			t.Errorf("%s has never happened", kind)
+		}
+	}
+}
+
+func counts(seen map[string]int) string {
+	var words []string
+	for _, kind := range slices.Sorted(maps.Keys(seen)) {
+		words = append(words, fmt.Sprintf("%s %d", kind, seen[kind]))
+	}
+	return strings.Join(words, ", ")
 }

@@ -1,21 +1,23 @@
 package cache
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/bellwether-go/cache/internal/explore"
 	"github.com/bellwether-go/cache/internal/record"
 )
 
 // space is a set of schedules: all that can become of these processes, calls and faults.
 type space struct {
 	name      string
+	at        explore.Level // from which on it is explored
 	processes int
 	callers   int    // in each process
 	local     bool   // values are kept in memory
@@ -27,14 +29,13 @@ type space struct {
 	faults    int
 	kinds     string // of faults, with blanks between them
 	real      bool   // go-redis and the scripts
-	without   bool   // ... no process hears of anything: channels are forbidden
 }
 
 // Faults that spaces may have.
 //
-//	fail      a command comes back with an error, executed or not
+//	fail      a reply is lost, and the caller gets an error
 //	repeat    a reply is lost, and the client sends the command again
-//	late      a command runs out of time, and is executed later
+//	late      a command comes back with an error, and is executed later: perhaps after all else
 //	slow      a loader takes its time
 //	pause     a process stands still, and renews nothing
 //	evict     the record is gone, and nobody is told
@@ -46,11 +47,13 @@ type space struct {
 //	cancel    a call is cancelled
 //	error     a loader returns an error
 //	panic     a loader panics
-const allFaults = "fail repeat late slow pause evict restart stream crash close cancel error panic"
 
 func (sp *space) has(kind string) bool { return slices.Contains(strings.Fields(sp.kinds), kind) }
 
-func (sp *space) network() network {
+func (sp *space) network(t *testing.T) network {
+	if sp.real {
+		return newWireNetwork(t)
+	}
 	return &memNetwork{server: newMemServer()}
 }
 
@@ -84,9 +87,11 @@ func (tr *trial) setUp() {
 		tr.auto = true
 		for _, p := range tr.players {
 			_, _ = p.cache.GetOrLoad(context.Background(), trialKey, p.load)
+			p.served = 1 << tr.origin
 		}
 		tr.auto, tr.loads = false, 0
 	}
+	tr.net.ready()
 	alike := 0 // processes before that one differ
 	if tr.refreshes > 0 {
 		alike = tr.refreshes
@@ -140,7 +145,8 @@ func (tr *trial) newPlayer(name string) *player {
 	return p
 }
 
-// faultOptions returns what can go wrong now: at these gates, and, if only is not given, elsewhere.
+// faultOptions returns what can go wrong now: at these gates, with the processes, and, if only is not given, with the
+// server.
 func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 	if tr.left == 0 {
 		return nil
@@ -166,12 +172,15 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 		case "request":
 			requests = true
 			if !g.ghost() {
-				add("fail", g.label, func() { tr.open(g, fail) })
 				add("late", g.label, func() { tr.open(g, late) })
 			}
 		case "reply":
 			add("fail", g.label, func() { tr.open(g, fail) })
 			add("repeat", g.label, func() { tr.open(g, repeat) })
+		case "push":
+			if tr.real {
+				add("stream", g.label, func() { tr.open(g, fail) })
+			}
 		case "loaded":
 			add("error", g.label, func() { tr.open(g, fail) })
 			add("panic", g.label, func() { tr.open(g, "panic") })
@@ -180,12 +189,17 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 	// What concerns the server is offered before a request reaches it: earlier would be the same.
 	if only == nil && (requests || len(gates) == 0) {
 		for _, o := range tr.net.faults() {
-			add(o.kind, "", func() { o.do(); tr.next = "request" })
+			add(o.kind, "", func() {
+				o.do()
+				if requests {
+					tr.next = "request"
+				}
+			})
 		}
 	}
 	// What concerns one process only is offered right after something has happened to it: later would be the same.
 	for _, p := range tr.players {
-		if p.gone || !tr.touched[p] || only != nil && p != only {
+		if p.gone || !tr.touched[p] {
 			continue
 		}
 		active := false
@@ -203,7 +217,7 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 				add("slow", p.name, func() { p.hold("loaded") })
 			}
 		}
-		if p.rds.stream.wakes() && !p.deaf {
+		if !tr.real && p.rds.stream.wakes() && !p.deaf {
 			add("stream", p.name, func() { tr.net.unsubscribe(p) })
 		}
 		if active {
@@ -247,6 +261,7 @@ func (p *player) crash() {
 			g.to <- die
 		}
 	}
+	tr.net.crash(p)
 	for _, c := range p.calls {
 		c.cancel()
 	}
@@ -383,7 +398,12 @@ func (n *memNetwork) push(p *player, what string, do func()) {
 		return
 	}
 	p.sent++
-	g := &parked{p: p, kind: "push", label: fmt.Sprintf("%s <%d> %s", p.name, p.sent, what), pass: do}
+	g := &parked{p: p, kind: "push", label: fmt.Sprintf("%s <%d> %s", p.name, p.sent, what)}
+	g.do = func(v verdict) {
+		if v == pass {
+			do()
+		}
+	}
 	g.behind = func() bool {
 		for _, other := range tr.gates {
 			if other.p == p && other.kind == "push" {
@@ -441,9 +461,11 @@ func (n *memNetwork) wakes(p *player) bool {
 	return ok && (h.Lease.All || h.State == record.Stub && strings.Contains(string(rest), p.rds.process))
 }
 
-func (n *memNetwork) put(raw []byte, ttl time.Duration) {
-	n.server.set(trialFull, bytes.Clone(raw), ttl)
-}
+func (n *memNetwork) ready()                   {}
+func (n *memNetwork) gates() []*parked         { return nil }
+func (n *memNetwork) arrived() <-chan struct{} { return nil }
+func (n *memNetwork) open()                    {}
+func (n *memNetwork) crash(*player)            {}
 
 // evict removes the record without telling anybody.
 func (n *memNetwork) evict() {

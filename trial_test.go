@@ -48,15 +48,19 @@ type trial struct {
 	excused  bool  // a failover has brought old values back
 }
 
-// network is what the exploration needs of the way between processes and server.
+// network is the way between processes and server, and the server.
 type network interface {
 	start(tr *trial, p *player) // makes p.rds
-	state() string              // of the server
+	ready()                     // all processes stand: from now on nothing moves by itself
+	gates() []*parked           // messages that are not among those of the trial
+	arrived() <-chan struct{}   // there are more
 	raw() []byte                // the record
-	put(raw []byte, ttl time.Duration)
-	wakes(p *player) bool // somebody may wake the process
-	faults() []option     // what may become of the server
+	state() string              // of the server and of what is under way
+	wakes(p *player) bool       // somebody may wake the process
+	faults() []option           // what may become of the server
 	unsubscribe(p *player)
+	crash(p *player)
+	open() // everything moves by itself again
 	close()
 }
 
@@ -66,9 +70,9 @@ type parked struct {
 	label  string
 	kind   string
 	to     chan verdict
-	ghost  func() bool // a request for whose reply nobody waits
-	behind func() bool // something has to go first
-	pass   func()      // instead of to
+	do     func(verdict) // instead of to
+	ghost  func() bool   // a request for whose reply nobody waits
+	behind func() bool   // something has to go first
 }
 
 type verdict string
@@ -180,6 +184,7 @@ func (tr *trial) idle() {
 	defer timer.Stop()
 	select {
 	case <-tr.arrived:
+	case <-tr.net.arrived():
 	case <-timer.C:
 		tr.s.Failf("stuck: nothing has happened for %v", trialPatience)
 	}
@@ -189,12 +194,15 @@ func (tr *trial) idle() {
 func (tr *trial) wait() {
 	timer := time.NewTimer(trialTimeout + 2*trialLease)
 	defer timer.Stop()
-	select {
-	case <-tr.arrived:
-	default:
+	for _, c := range []<-chan struct{}{tr.arrived, tr.net.arrived()} { // tokens of before
+		select {
+		case <-c:
+		default:
+		}
 	}
 	select {
 	case <-tr.arrived:
+	case <-tr.net.arrived():
 	case <-timer.C:
 		for _, p := range tr.players {
 			p.held = ""
@@ -244,6 +252,7 @@ func (tr *trial) open(g *parked, v verdict) {
 	tr.mu.Lock()
 	tr.gates = slices.DeleteFunc(tr.gates, func(other *parked) bool { return other == g })
 	tr.mu.Unlock()
+	tr.next = ""
 	clear(tr.touched)
 	tr.touched[g.p] = true
 	if g.kind != "request" || v != pass { // which reaches the server, and not the process
@@ -252,8 +261,8 @@ func (tr *trial) open(g *parked, v verdict) {
 	if g.p.holds(g.kind) {
 		g.p.held = ""
 	}
-	if g.pass != nil {
-		g.pass()
+	if g.do != nil {
+		g.do(v)
 		return
 	}
 	g.to <- v
@@ -266,15 +275,15 @@ func (tr *trial) openAll(dead bool) {
 	gates := tr.gates
 	tr.gates = nil
 	tr.mu.Unlock()
+	tr.net.open()
 	v := pass
 	if dead {
 		v = die
 	}
 	for _, g := range gates {
-		switch {
-		case g.pass != nil && !dead:
-			g.pass()
-		case g.to != nil:
+		if g.do != nil {
+			g.do(v)
+		} else {
 			g.to <- v
 		}
 	}
@@ -429,7 +438,7 @@ func rename(text, names string) string {
 
 func (tr *trial) sorted() []*parked {
 	tr.mu.Lock()
-	gates := slices.Clone(tr.gates)
+	gates := append(slices.Clone(tr.gates), tr.net.gates()...)
 	tr.mu.Unlock()
 	slices.SortStableFunc(gates, func(a, b *parked) int { return strings.Compare(a.label, b.label) })
 	return gates
@@ -451,11 +460,7 @@ func (tr *trial) options() (all []option) {
 		return nil
 	}
 	if tr.next != "" {
-		tr.next = ""
-		if len(all) > 0 {
-			return all
-		}
-		return tr.options()
+		return all
 	}
 	return append(all, tr.faultOptions(gates, nil)...)
 }
@@ -709,9 +714,9 @@ func (tr *trial) stores(raw []byte) {
 
 // runTrial plays one schedule of a space in a bubble.
 func runTrial(t *testing.T, sp *space, s *explore.Schedule, seen map[string]int) {
-	synctest.Test(t, func(*testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		tr := &trial{
-			space: sp, s: s, began: time.Now(), net: sp.network(), left: sp.faults, seen: map[string]int{},
+			space: sp, s: s, began: time.Now(), net: sp.network(t), left: sp.faults, seen: map[string]int{},
 			arrived: make(chan struct{}, 1), origin: 1, touched: map[*player]bool{},
 		}
 		tr.setUp()

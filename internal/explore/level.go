@@ -28,12 +28,13 @@ func At(t testing.TB, needed Level) Level {
 	case !ok:
 		t.Fatalf("-explore=%s: want off, some, complete or long", *level)
 	case l < needed:
-		t.Skipf("explored with -explore=%s or more", name(needed))
+		t.Skipf("explored with -explore=%s or more", needed)
 	}
 	return l
 }
 
-func name(l Level) string {
+// String returns the level as the flag has it.
+func (l Level) String() string {
 	for n, v := range names {
 		if v == l {
 			return n

@@ -58,10 +58,21 @@ func (m *Message) move() {
 	m.pass()
 }
 
-// next returns the message to be moved. Those that came first are first; among those that came while nothing was moved,
-// replies come before pushes and requests, and then names decide. A held message holds up what comes behind it
-// on its connection.
+// Arrived returns a channel that gets a token when a message waits that did not before.
+func (w *World) Arrived() <-chan struct{} { return w.arrived }
+
+// next returns the message to be moved.
 func (w *World) next() *Message {
+	if free := w.Waiting(); len(free) > 0 {
+		return free[0]
+	}
+	return nil
+}
+
+// Waiting returns the messages that could be moved now, if the World is conducted, and the next one first. Those that came
+// first are first; among those that came while nothing was moved, replies come before pushes and requests, and then
+// names decide. A held message holds up what comes behind it on its connection.
+func (w *World) Waiting() []*Message {
 	w.mu.Lock()
 	if w.frozen {
 		w.mu.Unlock()
@@ -92,10 +103,8 @@ func (w *World) next() *Message {
 	for _, m := range held {
 		w.watch(m, true)
 	}
-	if len(free) == 0 {
-		return nil
-	}
-	return slices.MinFunc(free, order)
+	slices.SortStableFunc(free, order)
+	return free
 }
 
 func order(a, b *Message) int {
