@@ -88,7 +88,7 @@ func exploreApart(t *testing.T) {
 func exploreSpace(t *testing.T, sp *space) {
 	seen := map[string]int{}
 	began := time.Now()
-	x := explore.Search{Play: func(s *explore.Schedule) { runTrial(t, sp, s, seen) }}
+	x := explore.Search{Play: func(s *explore.Schedule) { runTrial(t, sp, s, seen) }, Limit: 60000}
 	r := x.Run()
 	took := time.Since(began).Seconds()
 	t.Logf("%d states, %d schedules, %d ended early, %d checked, %d choices at most; %.1f s, %.0f/s; %s",

@@ -235,6 +235,9 @@ func refreshNow(c *core, f *flight, id record.Owner) *result {
 	}
 	since := c.local.epoch(f.key)
 	got, err := c.store.acquire(f.ctx, args)
+	if err != nil {
+		c.redis.disown(f.ctx, f.full, args.owner)
+	}
 	if err != nil || got.outcome != won {
 		return nil
 	}

@@ -245,6 +245,7 @@ func (c *trialCall) giveUp() {
 	if !c.done {
 		c.p.tr.s.Failf("P6: %s was cancelled and has not returned", c.name)
 	}
+	c.p.tr.gaveUp(c.p)
 }
 
 // crash ends a process: nothing of it is heard any more.

@@ -106,6 +106,7 @@ type player struct {
 	digests []digest // of history, by naming
 	gone    bool     // crashed
 	closed  bool
+	loading int    // loads under way; guarded by tr.mu
 	busy    bool   // it writes or refreshes
 	deaf    bool   // its subscription is broken, and it does not know yet
 	held    string // which kinds of gates may stay shut while time passes
@@ -141,29 +142,27 @@ const (
 
 // play plays a schedule to its end.
 func (tr *trial) play() {
+	defer tr.end()
 	for {
 		synctest.Wait()
 		options := tr.options()
 		if tr.s.Failed() {
-			break
+			return
 		}
 		if len(options) == 0 {
 			if tr.finished() {
-				break
+				tr.probe()
+				return
 			}
 			tr.idle()
 			continue
 		}
 		i := tr.s.Choose(len(options), tr.state, func(i int) string { return options[i].String() })
 		if i < 0 {
-			break
+			return
 		}
 		options[i].do()
 	}
-	if !tr.s.Failed() && tr.finished() {
-		tr.probe()
-	}
-	tr.end()
 }
 
 // finished reports whether all calls have returned.
@@ -447,6 +446,9 @@ func (tr *trial) sorted() []*parked {
 // options returns what may happen next: first what needs no fault.
 func (tr *trial) options() (all []option) {
 	gates := tr.sorted()
+	if !slices.ContainsFunc(gates, func(g *parked) bool { return g.kind == tr.next }) {
+		tr.next = "" // connections have broken
+	}
 	if p := tr.alone(gates); p != nil {
 		gates = slices.DeleteFunc(gates, func(g *parked) bool { return g.p != p || g.kind == "request" })
 		return append(tr.passes(gates), tr.faultOptions(gates, p)...)
@@ -514,6 +516,7 @@ func (p *player) call(n int) {
 			return
 		}
 		c.strict, c.weak, c.began, c.started = p.told, tr.acked, time.Now(), true
+		p.remember(fmt.Sprintf("must not have less than %d, %d", c.strict, c.weak)) // the check depends on it
 		v, err := p.cache.GetOrLoad(ctx, trialKey, p.load)
 		c.done = true
 		tr.returned(c, v, err)
@@ -529,9 +532,12 @@ func (p *player) load(ctx context.Context, _ string) (int, error) {
 	if tr.park(ctx, p, "load", "begins to load") != pass {
 		return 0, cmpErr(ctx)
 	}
-	tr.mu.Lock()
-	tr.loads++
-	tr.mu.Unlock()
+	tr.begins(p)
+	defer func() {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		p.loading--
+	}()
 	v := tr.origin
 	switch tr.park(ctx, p, "loaded", fmt.Sprintf("has loaded %d", v)) {
 	case pass:
@@ -542,6 +548,34 @@ func (p *player) load(ctx context.Context, _ string) (int, error) {
 		panic("the loader panics")
 	}
 	return 0, cmpErr(ctx)
+}
+
+// begins counts a load, and looks who else loads: P2.
+func (tr *trial) begins(p *player) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.loads++
+	p.loading++
+	if p.loading > loadsPerKey {
+		tr.s.Failf("%s runs %d loads", p.name, p.loading)
+	}
+	all := 0
+	for _, p := range tr.players {
+		all += p.loading
+	}
+	if all > 1 && tr.writes == 0 && tr.refreshes == 0 && tr.harmless("slow repeat stream") && !tr.auto {
+		tr.s.Failf("P2: %d loads at a time", all)
+	}
+}
+
+// harmless reports whether no other faults have happened.
+func (tr *trial) harmless(kinds string) bool {
+	for kind := range tr.seen {
+		if !slices.Contains(strings.Fields(kinds), kind) {
+			return false
+		}
+	}
+	return true
 }
 
 func cmpErr(ctx context.Context) error {
@@ -580,7 +614,13 @@ func (tr *trial) returned(c *trialCall, v int, err error) {
 	default:
 		tr.s.Failf("P3: %s gets an error: %v", c.name, err)
 	}
-	if took := time.Since(c.began); took > trialPatience/2 {
+	took := time.Since(c.began)
+	switch {
+	case took > 0 && tr.harmless("fail repeat error panic cancel close") && tr.faults-tr.left < 2: // who waits is told at once
+		tr.s.Failf("P8: %s took %v, and nothing was in its way", c.name, took)
+	case took > time.Duration(tr.faults+1)*trialLease && tr.seen["slow"]+tr.seen["pause"] == 0:
+		tr.s.Failf("P8: %s took %v", c.name, took)
+	case took > trialPatience/2:
 		tr.s.Failf("P8: %s took %v", c.name, took)
 	}
 }
@@ -626,8 +666,23 @@ func (p *player) refresh() {
 	}()
 }
 
+// gaveUp checks a process all of whose callers have left: with CancelAbandoned its loads must have ended.
+func (tr *trial) gaveUp(p *player) {
+	for _, c := range p.calls {
+		if !c.cancelled || !c.done {
+			return
+		}
+	}
+	if tr.abandoned && p.loading > 0 {
+		tr.s.Failf("nobody waits for %s any more, and it loads", p.name)
+	}
+}
+
 // probe asks once more in the end, with all gates open: no process may be wedged, or be left with an old value.
 func (tr *trial) probe() {
+	if tr.harmless("fail repeat error panic cancel close stream evict slow") && strings.Contains(tr.net.state(), "lease of") {
+		tr.s.Failf("P7: a lease is left: %s", tr.net.state())
+	}
 	tr.openAll(false)
 	synctest.Wait()
 	before, most := tr.loads, 1
@@ -636,7 +691,7 @@ func (tr *trial) probe() {
 		if p.gone || p.closed {
 			continue
 		}
-		if p.rds.cutOff() {
+		if p.rds.cutOff() || tr.real && tr.seen["restart"] > 0 { // the client's idle connections are broken
 			most++
 		}
 		calls.Go(func() {
