@@ -27,22 +27,25 @@ var spaces = []space{
 	{name: "three processes, each fault", at: explore.Complete, processes: 3, callers: 1, faults: 1, kinds: "fail repeat late slow pause evict stream crash close cancel error panic"},
 	{name: "two processes, two faults", at: explore.Complete, processes: 2, callers: 1, faults: 2, kinds: "fail repeat late slow pause evict crash close cancel error panic"},
 	{name: "restarts", at: explore.Complete, processes: 2, callers: 1, local: true, faults: 1, kinds: "restart stream"},
-	{name: "callers, a fault", at: explore.Complete, processes: 2, callers: 2, local: true, faults: 1, kinds: "fail late crash close cancel error"},
-	{name: "abandoned", at: explore.Complete, processes: 2, callers: 2, abandoned: true, faults: 2, kinds: "cancel"},
-	{name: "deletion during loads", at: explore.Complete, processes: 2, callers: 1, local: true, writes: 1, writer: "A"},
-	{name: "deletion, no memory", at: explore.Complete, processes: 2, callers: 1, writes: 1, writer: "W"},
-	{name: "deletion, a fault", at: explore.Complete, processes: 1, callers: 1, local: true, writes: 1, writer: "W", faults: 1, kinds: "fail repeat late evict stream restart"},
-	{name: "deletion, callers", at: explore.Complete, processes: 1, callers: 2, local: true, writes: 1, writer: "W"},
-	{name: "deletion by a caller", at: explore.Complete, processes: 1, callers: 2, local: true, writes: 1, writer: "A", faults: 1, kinds: "fail late evict"},
-	{name: "two deletions", at: explore.Complete, processes: 1, callers: 2, local: true, writes: 2, writer: "A"},
-	{name: "refresh", at: explore.Complete, processes: 2, callers: 1, warm: true, refreshes: 2, faults: 1, kinds: "fail repeat late evict crash error"},
+	{name: "deletion, each fault", at: explore.Complete, processes: 1, callers: 1, local: true, writes: 1, writer: "W", faults: 1, kinds: "fail repeat late evict stream restart"},
 	{name: "refresh and deletion", at: explore.Complete, processes: 2, callers: 1, warm: true, refreshes: 1, writes: 1, writer: "W"},
 	{name: "real: callers", at: explore.Complete, real: true, processes: 2, callers: 2, local: true},
-	{name: "real: each fault", at: explore.Complete, real: true, processes: 2, callers: 1, faults: 1, kinds: "fail late slow pause evict restart stream crash close cancel error panic"},
+	{name: "real: each fault", at: explore.Complete, real: true, processes: 2, callers: 1, faults: 1, kinds: "fail late slow pause evict restart crash close cancel error panic"},
 	{name: "real: refresh", at: explore.Complete, real: true, processes: 2, callers: 1, warm: true, refreshes: 2, faults: 1, kinds: "fail late evict error"},
 	{name: "real: deletion", at: explore.Complete, real: true, processes: 1, callers: 1, local: true, writes: 1, writer: "W"},
 
+	{name: "callers, a fault", at: explore.Long, processes: 2, callers: 2, faults: 1, kinds: "late crash close cancel error"},
+	{name: "abandoned", at: explore.Long, processes: 1, callers: 3, abandoned: true, faults: 2, kinds: "cancel"},
+	{name: "deletion during loads", at: explore.Long, processes: 2, callers: 1, writes: 1, writer: "A"},
+	{name: "deletion by another", at: explore.Long, processes: 1, callers: 2, local: true, writes: 1, writer: "W"},
+	{name: "deletion by another, a fault", at: explore.Long, processes: 1, callers: 2, writes: 1, writer: "W", faults: 1, kinds: "late"},
+	{name: "deletion by a caller, a fault", at: explore.Long, processes: 1, callers: 2, local: true, writes: 1, writer: "A", faults: 1, kinds: "fail late evict"},
+	{name: "two deletions", at: explore.Long, processes: 1, callers: 2, writes: 2, writer: "A"},
+	{name: "refresh", at: explore.Long, processes: 2, callers: 1, warm: true, refreshes: 2, faults: 1, kinds: "fail repeat late evict crash error"},
 	{name: "three processes, three faults", at: explore.Long, processes: 3, callers: 1, faults: 3, kinds: "fail repeat late evict crash"},
+	{name: "callers and memory, a fault", at: explore.Long, processes: 2, callers: 2, local: true, faults: 1, kinds: "fail late crash close cancel error"},
+	{name: "deletion, memory, two processes", at: explore.Long, processes: 2, callers: 1, local: true, writes: 1, writer: "W"},
+	{name: "real: deletion of what is remembered", at: explore.Long, real: true, processes: 2, callers: 1, local: true, warm: true, writes: 1, writer: "A"},
 }
 
 // TestExplore plays all schedules of the spaces, each in a process of its own where there is much to play.
@@ -88,7 +91,7 @@ func exploreApart(t *testing.T) {
 func exploreSpace(t *testing.T, sp *space) {
 	seen := map[string]int{}
 	began := time.Now()
-	x := explore.Search{Play: func(s *explore.Schedule) { runTrial(t, sp, s, seen) }, Limit: 60000}
+	x := explore.Search{Play: func(s *explore.Schedule) { runTrial(t, sp, s, seen) }}
 	r := x.Run()
 	took := time.Since(began).Seconds()
 	t.Logf("%d states, %d schedules, %d ended early, %d checked, %d choices at most; %.1f s, %.0f/s; %s",

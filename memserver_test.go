@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"sync"
+	"testing"
 	"time"
 
+	"github.com/bellwether-go/cache/internal/lab"
 	"github.com/bellwether-go/cache/internal/record"
 )
 
@@ -333,4 +336,74 @@ func (m *memStore) announce(ctx context.Context, key string) error {
 		return struct{}{}, m.tell(ctx, []string{key})
 	})
 	return err
+}
+
+// TestMemServer does the same at random to a memServer and to the scripts, and compares what they answer and leave.
+func TestMemServer(t *testing.T) {
+	for seed := range uint64(20) {
+		bubble(t, func(t *testing.T, w *lab.World) {
+			p := start(t, w, "A", Options{Lease: time.Second}, nil)
+			defer p.stop()
+			scripts, mem := p.rds.store, newMemServer()
+			rng := rand.New(rand.NewPCG(seed, 0))
+			fences := map[record.Owner]int64{}
+			for step := range 60 {
+				o := record.Owner{byte('1' + rng.IntN(4))}
+				var got, want any
+				var err error
+				op := rng.IntN(7)
+				switch op {
+				case 0, 1:
+					a := acquireArgs{
+						key: fullKey, owner: o, lease: time.Second, life: time.Minute, coder: p.cache.core.coder,
+						force: rng.IntN(5) == 0,
+					}
+					if h, _, ok := mem.open(fullKey); ok && rng.IntN(2) == 0 {
+						a.seen = h.ID
+					}
+					var g acquired
+					g, err = scripts.acquire(background, a)
+					m := mem.acquire(a, p.rds.process)
+					if m.outcome == won {
+						fences[o] = m.fence
+					}
+					g.received, m.received = time.Time{}, time.Time{}
+					got, want = fmt.Sprintf("%+v", g), fmt.Sprintf("%+v", m)
+				case 2:
+					now := time.Now()
+					c := commitArgs{key: fullKey, owner: o, fence: fences[o], life: 3 * time.Second}
+					c.record = p.cache.core.coder.seal(fullKey, life{
+						owner: o, fence: fences[o], stamp: now.UnixMicro(), freshUntil: now.Add(3 * time.Second).UnixMicro(),
+					}, []byte{1})
+					got, err = scripts.commit(background, c)
+					want = mem.commit(c)
+				case 3:
+					fence := fences[o]
+					if rng.IntN(2) == 0 {
+						fence = 0
+					}
+					got, err = scripts.abort(background, fullKey, o, fence)
+					want = mem.abort(fullKey, o, fence)
+				case 4:
+					got, err = scripts.renew(background, fullKey, o, fences[o], time.Second, time.Minute)
+					want = mem.renew(fullKey, o, fences[o], time.Second, time.Minute)
+				case 5:
+					err = scripts.delete(background, []string{fullKey})
+					delete(mem.entries, fullKey)
+				case 6:
+					time.Sleep(time.Duration(rng.IntN(1500)) * time.Millisecond)
+				}
+				if err != nil || got != want {
+					t.Fatalf("seed %d, step %d, op %d: the scripts say %v, %v; memServer %v", seed, step, op, got, err, want)
+				}
+				raw, _ := w.Redis.Get(fullKey)
+				if left := mem.get(fullKey); raw != string(left) {
+					t.Fatalf("seed %d, step %d, op %d: the scripts leave %q, memServer %q", seed, step, op, raw, left)
+				}
+				if raw != "" && w.Redis.TTL(fullKey) != mem.ttl(fullKey) {
+					t.Fatalf("seed %d, step %d, op %d: TTL %v and %v", seed, step, op, w.Redis.TTL(fullKey), mem.ttl(fullKey))
+				}
+			}
+		})
+	}
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -294,147 +292,6 @@ func (p *player) remember(what string) {
 	p.tr.touched[p] = true
 }
 
-// state identifies all that the rest of the trial depends on. Processes that are alike may change their names: of all the
-// states that differ only by that, the least identifies them.
-func (tr *trial) state() uint64 {
-	var gates []string
-	for _, g := range tr.sorted() {
-		gates = append(gates, g.label)
-	}
-	common := fmt.Sprint(time.Since(tr.began), tr.left, tr.origin, tr.unlinked, tr.acked, tr.fence, tr.excused, tr.loads, tr.next)
-	server := tr.net.state()
-	least := ^uint64(0)
-	renamed := make([]string, len(gates))
-	for i, names := range tr.namings {
-		h := fnv.New64a()
-		_, _ = io.WriteString(h, common+rename(server, names))
-		for j, label := range gates {
-			renamed[j] = rename(label, names)
-		}
-		slices.Sort(renamed)
-		for _, label := range renamed {
-			_, _ = io.WriteString(h, "|"+label)
-		}
-		for _, j := range tr.order(names) {
-			p := tr.players[j]
-			if p.finished() {
-				_, _ = fmt.Fprint(h, "|", p.remains())
-				continue
-			}
-			_, _ = fmt.Fprint(h, "|", p.digest(i), p.gone, p.closed, p.held, p.deaf, p.told, p.served)
-		}
-		least = min(least, h.Sum64())
-	}
-	return least
-}
-
-// plain is a digest without anybody's name.
-func (p *player) plain() uint64 {
-	if !p.finished() {
-		return p.digest(len(p.tr.namings))
-	}
-	h := fnv.New64a()
-	_, _ = io.WriteString(h, p.remains())
-	return h.Sum64()
-}
-
-// finished reports whether nothing but messages will reach the process any more: what it went through makes no
-// difference then.
-func (p *player) finished() bool {
-	for _, c := range p.calls {
-		if !c.done {
-			return false
-		}
-	}
-	p.tr.mu.Lock()
-	defer p.tr.mu.Unlock()
-	return !p.busy && !slices.ContainsFunc(p.tr.gates, func(g *parked) bool {
-		return g.p == p && g.kind != "push" && (g.ghost == nil || !g.ghost())
-	})
-}
-
-// remains is all that a finished process has left.
-func (p *player) remains() string {
-	if p.gone {
-		return "gone"
-	}
-	memory := ""
-	if e, ok := p.cache.core.local.get(trialKey); ok {
-		memory = fmt.Sprint(e.value, e.until)
-	}
-	return fmt.Sprint(p.closed, p.deaf, p.sent, p.rds.cutOff(), memory)
-}
-
-// digest is the hash of what the process has been told, by the i-th naming.
-func (p *player) digest(i int) uint64 {
-	names := "OOOOOOOO"[:p.index] + "S" + "OOOOOOOO"[p.index+1:] // the last one: I and the others
-	if i < len(p.tr.namings) {
-		names = p.tr.namings[i]
-	}
-	d := &p.digests[i]
-	for ; d.events < len(p.history); d.events++ {
-		h := fnv.New64a()
-		_, _ = fmt.Fprint(h, d.sum, rename(p.history[d.events], names))
-		d.sum = h.Sum64()
-	}
-	return d.sum
-}
-
-// order returns the indices of the players in the order of their new names.
-func (tr *trial) order(names string) []int {
-	order := make([]int, len(tr.players))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(a, b int) int {
-		return strings.Compare(rename(tr.players[a].name, names), rename(tr.players[b].name, names))
-	})
-	return order
-}
-
-// namings returns the ways to name processes 0 to n-1 of which those from first on are alike: the i-th letter is the name
-// that process i gets.
-func namings(first, n int) []string {
-	all := []string{"ABCDEFGH"[:first]}
-	for range n - first {
-		var longer []string
-		for _, names := range all {
-			for _, c := range "ABCDEFGH"[first:n] {
-				if !strings.ContainsRune(names, c) {
-					longer = append(longer, names+string(c))
-				}
-			}
-		}
-		all = longer
-	}
-	return all
-}
-
-// rename gives processes other names in a text: capital letters that stand alone, as in A and A1, and small ones before a
-// digit, as in a1.
-func rename(text, names string) string {
-	letter := func(i int) bool {
-		return i >= 0 && i < len(text) && (text[i]|0x20 >= 'a' && text[i]|0x20 <= 'z')
-	}
-	var b []byte
-	for i := range len(text) {
-		c := text[i]
-		at := int(c|0x20) - 'a'
-		if at < 0 || at >= len(names) || letter(i-1) || letter(i+1) ||
-			c >= 'a' && (i+1 == len(text) || text[i+1] < '0' || text[i+1] > '9') {
-			continue
-		}
-		if b == nil {
-			b = []byte(text)
-		}
-		b[i] = names[at] | c&0x20
-	}
-	if b == nil {
-		return text
-	}
-	return string(b)
-}
-
 func (tr *trial) sorted() []*parked {
 	tr.mu.Lock()
 	gates := append(slices.Clone(tr.gates), tr.net.gates()...)
@@ -550,79 +407,11 @@ func (p *player) load(ctx context.Context, _ string) (int, error) {
 	return 0, cmpErr(ctx)
 }
 
-// begins counts a load, and looks who else loads: P2.
-func (tr *trial) begins(p *player) {
-	tr.mu.Lock()
-	defer tr.mu.Unlock()
-	tr.loads++
-	p.loading++
-	if p.loading > loadsPerKey {
-		tr.s.Failf("%s runs %d loads", p.name, p.loading)
-	}
-	all := 0
-	for _, p := range tr.players {
-		all += p.loading
-	}
-	if all > 1 && tr.writes == 0 && tr.refreshes == 0 && tr.harmless("slow repeat stream") && !tr.auto {
-		tr.s.Failf("P2: %d loads at a time", all)
-	}
-}
-
-// harmless reports whether no other faults have happened.
-func (tr *trial) harmless(kinds string) bool {
-	for kind := range tr.seen {
-		if !slices.Contains(strings.Fields(kinds), kind) {
-			return false
-		}
-	}
-	return true
-}
-
 func cmpErr(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return errLoad
-}
-
-// returned checks what a call got: P3 and P4.
-func (tr *trial) returned(c *trialCall, v int, err error) {
-	p := c.p
-	tr.mu.Lock()
-	over := tr.dead
-	tr.mu.Unlock()
-	if over || p.gone {
-		return
-	}
-	tr.s.Note("%s gets %d, %v", c.name, v, err)
-	var panicked *PanicError
-	switch {
-	case err == nil:
-		switch {
-		case v < c.strict && !tr.excused:
-			tr.s.Failf("P4: %s gets %d, and %s knew before that it was deleted", c.name, v, p.name)
-		case v < c.weak && p.served&(1<<v) == 0 && !tr.excused:
-			tr.s.Failf("P4: %s gets %d, which was deleted before and did not come from memory or Redis", c.name, v)
-		case v < 1 || v > tr.origin:
-			tr.s.Failf("%s gets %d, which was never the origin's", c.name, v)
-		}
-	case errors.Is(err, context.Canceled) && c.cancelled:
-	case errors.Is(err, ErrClosed) && p.closed:
-	case errors.Is(err, context.DeadlineExceeded) && tr.seen["pause"]+tr.seen["slow"] > 0: // of the load
-	case errors.Is(err, errLoad) && tr.seen["error"] > 0:
-	case errors.As(err, &panicked) && tr.seen["panic"] > 0:
-	default:
-		tr.s.Failf("P3: %s gets an error: %v", c.name, err)
-	}
-	took := time.Since(c.began)
-	switch {
-	case took > 0 && tr.harmless("fail repeat error panic cancel close") && tr.faults-tr.left < 2: // who waits is told at once
-		tr.s.Failf("P8: %s took %v, and nothing was in its way", c.name, took)
-	case took > time.Duration(tr.faults+1)*trialLease && tr.seen["slow"]+tr.seen["pause"] == 0:
-		tr.s.Failf("P8: %s took %v", c.name, took)
-	case took > trialPatience/2:
-		tr.s.Failf("P8: %s took %v", c.name, took)
-	}
 }
 
 // write changes the origin and deletes the key through p, each time its gate lets it.
@@ -666,57 +455,6 @@ func (p *player) refresh() {
 	}()
 }
 
-// gaveUp checks a process all of whose callers have left: with CancelAbandoned its loads must have ended.
-func (tr *trial) gaveUp(p *player) {
-	for _, c := range p.calls {
-		if !c.cancelled || !c.done {
-			return
-		}
-	}
-	if tr.abandoned && p.loading > 0 {
-		tr.s.Failf("nobody waits for %s any more, and it loads", p.name)
-	}
-}
-
-// probe asks once more in the end, with all gates open: no process may be wedged, or be left with an old value.
-func (tr *trial) probe() {
-	if tr.harmless("fail repeat error panic cancel close stream evict slow") && strings.Contains(tr.net.state(), "lease of") {
-		tr.s.Failf("P7: a lease is left: %s", tr.net.state())
-	}
-	tr.openAll(false)
-	synctest.Wait()
-	before, most := tr.loads, 1
-	var calls sync.WaitGroup
-	for _, p := range tr.players {
-		if p.gone || p.closed {
-			continue
-		}
-		if p.rds.cutOff() || tr.real && tr.seen["restart"] > 0 { // the client's idle connections are broken
-			most++
-		}
-		calls.Go(func() {
-			began := time.Now()
-			v, err := p.cache.GetOrLoad(context.Background(), trialKey, p.load)
-			took := time.Since(began)
-			switch {
-			case err != nil:
-				tr.s.Failf("in the end %s gets an error: %v", p.name, err)
-			case v < tr.acked && !tr.excused:
-				tr.s.Failf("P4: in the end %s gets %d, and the newest is %d", p.name, v, tr.origin)
-			case took > trialLease+time.Second:
-				tr.s.Failf("P8: in the end %s waits for %v", p.name, took)
-			}
-		})
-	}
-	calls.Wait()
-	if tr.loads > before+most {
-		tr.s.Failf("P2: in the end there are %d loads", tr.loads-before)
-	}
-	if most := tr.mostLoads(); before > most {
-		tr.s.Failf("P2: %d loads, want at most %d", before, most)
-	}
-}
-
 // end closes everything.
 func (tr *trial) end() {
 	tr.openAll(true)
@@ -733,38 +471,6 @@ func (tr *trial) end() {
 		}
 	}
 	tr.net.close()
-}
-
-// serves notes that the server has let p have a value.
-func (tr *trial) serves(p *player, raw []byte) {
-	if v, ok := version(raw); ok {
-		p.served |= 1 << v
-	}
-}
-
-// version returns the version in a record.
-func version(raw []byte) (int, bool) {
-	h, payload, err := record.Open(raw)
-	if err != nil || h.State != record.Value {
-		return 0, false
-	}
-	return int(payload[len(payload)-1]), true // of MessagePack's big-endian numbers the last byte
-}
-
-// stores checks what has just been written under the key: P4 and P5.
-func (tr *trial) stores(raw []byte) {
-	v, ok := version(raw)
-	if !ok {
-		return
-	}
-	h, _, _ := record.Open(raw)
-	if v < tr.unlinked && !tr.excused {
-		tr.s.Failf("P4: %d is stored after its deletion", v)
-	}
-	if h.Fence < tr.fence {
-		tr.s.Failf("P5: fence %d replaces %d", h.Fence, tr.fence)
-	}
-	tr.fence = h.Fence
 }
 
 // runTrial plays one schedule of a space in a bubble.

@@ -1,0 +1,250 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bellwether-go/cache/internal/record"
+)
+
+// memNetwork connects processes with a memServer.
+type memNetwork struct {
+	server *memServer
+	tr     *trial
+	old    *memEntry // what a replica has that lags behind
+}
+
+func (n *memNetwork) start(tr *trial, p *player) {
+	n.tr = tr
+	p.rds = newRedis(nil, RedisOptions{Prefix: "cache", Timeout: 50 * time.Millisecond}, true, true)
+	p.rds.process = fmt.Sprintf("%-16s", p.name)
+	p.rds.stream.up.Store(true)
+	p.rds.clock.observe(time.Now(), time.Now(), n.server.now())
+	p.rds.store = &memStore{r: p.rds, server: n.server, process: p.name, send: p.send}
+	n.server.publish = n.publish
+}
+
+// send carries a command to the server and its reply back.
+func (p *player) send(ctx context.Context, request string, run func() string) error {
+	tr := p.tr
+	tr.mu.Lock()
+	p.sent++
+	label := fmt.Sprintf("%d %s", p.sent, request)
+	tr.mu.Unlock()
+	for {
+		if p.held == "everything" && strings.HasPrefix(request, "renew") {
+			return errReset // or requests would pile up
+		}
+		switch tr.park(ctx, p, "request", label) {
+		case late:
+			go func() {
+				gone, cancel := context.WithCancel(ctx)
+				cancel()
+				if tr.park(gone, p, "request", label) == pass {
+					p.serve(request, run)
+				}
+			}()
+			return context.DeadlineExceeded
+		case fail, die:
+			return errReset
+		}
+		reply := p.serve(request, run)
+		if request == "unlink" { // its reply comes with that of PUBLISH, in a pipeline
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		switch tr.park(ctx, p, "reply", label+": "+reply) {
+		case pass:
+			return nil
+		case repeat:
+			continue
+		}
+		return errReset
+	}
+}
+
+// serve runs a command on the server, and looks what came of it.
+func (p *player) serve(request string, run func() string) string {
+	tr := p.tr
+	tr.serving.Lock()
+	defer tr.serving.Unlock()
+	reply := run()
+	if tr.auto {
+		tr.s.Note("%s %s: %s", p.name, request, reply)
+	}
+	raw := tr.net.raw()
+	verb, _, _ := strings.Cut(request, " ")
+	switch {
+	case verb == "unlink":
+		tr.unlinked, tr.fence = tr.origin, 0
+	case verb == "commit" && reply == "STORED":
+		tr.serves(p, raw)
+		tr.stores(raw)
+	case verb == "read", verb == "acquire" && strings.HasPrefix(reply, "HIT"):
+		tr.serves(p, raw)
+	}
+	return reply
+}
+
+var errReset = errors.New("connection reset")
+
+// publish puts a message at the gate of each process that listens.
+func (n *memNetwork) publish(channel, message string) {
+	for _, p := range n.tr.players {
+		if channel != everybody && channel != p.rds.process || p.gone || p.deaf ||
+			message[0] == deleted && message[1:17] == p.rds.process {
+			continue
+		}
+		known := n.tr.unlinked
+		what := "is woken: committed"
+		if message[0] == wakeAborted {
+			what = "is woken: aborted"
+		}
+		if message[0] == deleted {
+			what = "hears of the deletion"
+		}
+		n.push(p, what, func() {
+			if message[0] == deleted {
+				p.told = max(p.told, known)
+			} else if _, rec, ok := cutKey(message[17:]); ok {
+				n.tr.serves(p, []byte(rec))
+			}
+			p.rds.stream.handle(message)
+		})
+	}
+}
+
+// push puts something at a gate that passes after all that came before.
+func (n *memNetwork) push(p *player, what string, do func()) {
+	tr := n.tr
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if tr.auto {
+		if !tr.dead {
+			do()
+		}
+		return
+	}
+	p.sent++
+	g := &parked{p: p, kind: "push", label: fmt.Sprintf("%s <%d> %s", p.name, p.sent, what)}
+	g.do = func(v verdict) {
+		if v == pass {
+			do()
+		}
+	}
+	g.behind = func() bool {
+		for _, other := range tr.gates {
+			if other.p == p && other.kind == "push" {
+				return other != g
+			}
+		}
+		return false
+	}
+	tr.gates = append(tr.gates, g)
+	tr.touched[p] = true
+	tr.notify()
+}
+
+// unsubscribe ends the subscription of a process: what is under way to it is lost.
+func (n *memNetwork) unsubscribe(p *player) {
+	n.cut(p)
+	p.remember("lost its subscription")
+	p.rds.stream.up.Store(false)
+	p.rds.invalidateAll()
+	n.push(p, "subscribes again", func() { n.subscribe(p) })
+}
+
+func (n *memNetwork) cut(p *player) {
+	n.tr.mu.Lock()
+	defer n.tr.mu.Unlock()
+	n.tr.gates = slices.DeleteFunc(n.tr.gates, func(g *parked) bool { return g.p == p && g.kind == "push" })
+	p.deaf = true
+}
+
+func (n *memNetwork) subscribe(p *player) {
+	p.deaf = false
+	p.rds.stream.up.Store(true)
+	p.rds.invalidateAll()
+	p.told = max(p.told, n.tr.unlinked)
+}
+
+func (n *memNetwork) raw() []byte { return n.server.get(trialFull) }
+
+func (n *memNetwork) state() string {
+	raw := n.raw()
+	text := n.server.describe(raw)
+	if len(raw) > 0 {
+		h, rest, _ := n.server.open(trialFull)
+		text += fmt.Sprintf(" %d %d %d %v %q %v", h.Fence, h.FreshUntil, h.Lease.Fence, h.Lease.All, rest,
+			n.server.ttl(trialFull))
+	}
+	if n.old != nil {
+		text += " before " + n.server.describe(n.old.raw)
+	}
+	return text
+}
+
+func (n *memNetwork) wakes(p *player) bool {
+	h, rest, ok := n.server.open(trialFull)
+	return ok && (h.Lease.All || h.State == record.Stub && strings.Contains(string(rest), p.rds.process))
+}
+
+func (n *memNetwork) ready()                   {}
+func (n *memNetwork) gates() []*parked         { return nil }
+func (n *memNetwork) arrived() <-chan struct{} { return nil }
+func (n *memNetwork) open()                    {}
+func (n *memNetwork) crash(*player)            {}
+
+// evict removes the record without telling anybody.
+func (n *memNetwork) evict() {
+	delete(n.server.entries, trialFull)
+	n.tr.fence = 0
+}
+
+func (n *memNetwork) faults() []option {
+	all := []option{{"restart", "", func() {
+		n.evict()
+		n.cutAll()
+	}}}
+	if len(n.raw()) > 0 {
+		all = append(all, option{"evict", "", n.evict})
+	}
+	if n.old != nil {
+		all = append(all, option{"failover", "", func() {
+			n.server.entries[trialFull] = *n.old
+			n.old, n.tr.excused, n.tr.fence = nil, true, 0
+			n.cutAll()
+		}})
+	}
+	return all
+}
+
+// cutAll breaks all subscriptions: the server is another one.
+func (n *memNetwork) cutAll() {
+	for _, p := range n.tr.players {
+		if p.gone {
+			continue
+		}
+		n.cut(p)
+		n.push(p, "loses its subscription and has another", func() {
+			p.rds.stream.up.Store(false)
+			p.rds.invalidateAll()
+			n.subscribe(p)
+		})
+	}
+}
+
+func (n *memNetwork) close() {
+	for _, p := range n.tr.players {
+		p.rds.mu.Lock()
+		p.rds.closed = true
+		p.rds.mu.Unlock()
+		p.rds.work.Wait()
+	}
+}
