@@ -10,9 +10,10 @@ SHELL := bash
 TESTFLAGS := -race -shuffle=on -timeout 10m
 TOOL := $(GO) tool -modfile=tools/go.mod
 FLOOR := go$(shell sed -n "s|^go ||p" go.mod)
+EXPLORE := ^Test(Explore|Protocol|Tags|Failover)$$
 FUZZ := $(GO) test -run '^$$' -fuzztime 5000x -fuzzminimizetime 10x
 
-.PHONY: check test lint versions newest
+.PHONY: check test lint versions newest mutants explore-long
 check: test lint versions
 
 # Fuzzing is bounded by a count: bounded by time, go test now and then fails with "context deadline exceeded".
@@ -21,6 +22,7 @@ test:
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
 	$(GO) test $(TESTFLAGS) ./...
+	$(GO) test -count=1 -timeout 30m -explore=complete -run '$(EXPLORE)' . ./internal/model
 	$(FUZZ) -fuzz '^FuzzOpen$$' ./internal/record
 	$(FUZZ) -fuzz '^FuzzCheck$$' ./internal/msgpackscan
 	@for f in FuzzRecord FuzzCodec FuzzKeys FuzzMessage; do \
@@ -45,6 +47,14 @@ versions:
 		echo "GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./..."; \
 		GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./...; \
 	else echo "SKIPPED: the tests with $(FLOOR): it cannot be had here"; fi
+
+# mutants breaks the protocol in one place after the other and looks whether the exploration and the scenarios notice.
+mutants:
+	$(GO) run ./internal/mutants
+
+# explore-long explores what takes too long for every day.
+explore-long:
+	$(GO) test -count=1 -timeout 0 -v -explore=long -run '$(EXPLORE)' . ./internal/model
 
 # newest renews tools/newest.mod.
 newest:

@@ -28,10 +28,10 @@ var spaces = []space{
 	{name: "two processes, two faults", at: explore.Complete, processes: 2, callers: 1, faults: 2, kinds: "fail repeat late slow pause evict crash close cancel error panic"},
 	{name: "restarts", at: explore.Complete, processes: 2, callers: 1, local: true, faults: 1, kinds: "restart stream"},
 	{name: "deletion, each fault", at: explore.Complete, processes: 1, callers: 1, local: true, writes: 1, writer: "W", faults: 1, kinds: "fail repeat late evict stream restart"},
-	{name: "refresh and deletion", at: explore.Complete, processes: 2, callers: 1, warm: true, refreshes: 1, writes: 1, writer: "W"},
+	{name: "refresh and deletion", at: explore.Long, processes: 2, callers: 1, warm: true, refreshes: 1, writes: 1, writer: "W"},
 	{name: "real: callers", at: explore.Complete, real: true, processes: 2, callers: 2, local: true},
-	{name: "real: each fault", at: explore.Complete, real: true, processes: 2, callers: 1, faults: 1, kinds: "fail late slow pause evict restart crash close cancel error panic"},
-	{name: "real: refresh", at: explore.Complete, real: true, processes: 2, callers: 1, warm: true, refreshes: 2, faults: 1, kinds: "fail late evict error"},
+	{name: "real: each fault", at: explore.Long, real: true, processes: 2, callers: 1, faults: 1, kinds: "fail late slow pause evict restart crash close cancel error panic"},
+	{name: "real: refresh", at: explore.Long, real: true, processes: 2, callers: 1, warm: true, refreshes: 2, faults: 1, kinds: "fail late evict error"},
 	{name: "real: deletion", at: explore.Complete, real: true, processes: 1, callers: 1, local: true, writes: 1, writer: "W"},
 
 	{name: "callers, a fault", at: explore.Long, processes: 2, callers: 2, faults: 1, kinds: "late crash close cancel error"},
