@@ -22,7 +22,7 @@ test:
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
 	$(GO) test $(TESTFLAGS) ./...
-	$(GO) test -count=1 -timeout 30m -explore=complete -run '$(EXPLORE)' . ./internal/model
+	$(GO) test . ./internal/model -count=1 -timeout 30m -run '$(EXPLORE)' -explore=complete
 	$(FUZZ) -fuzz '^FuzzOpen$$' ./internal/record
 	$(FUZZ) -fuzz '^FuzzCheck$$' ./internal/msgpackscan
 	@for f in FuzzRecord FuzzCodec FuzzKeys FuzzMessage; do \
@@ -54,7 +54,7 @@ mutants:
 
 # explore-long explores what takes too long for every day.
 explore-long:
-	$(GO) test -count=1 -timeout 0 -v -explore=long -run '$(EXPLORE)' . ./internal/model
+	$(GO) test . ./internal/model -count=1 -timeout 0 -v -run '$(EXPLORE)' -explore=long
 
 # newest renews tools/newest.mod.
 newest:
