@@ -1,11 +1,13 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bellwether-go/cache/internal/record"
@@ -13,9 +15,10 @@ import (
 
 // memNetwork connects processes with a memServer.
 type memNetwork struct {
-	server *memServer
-	tr     *trial
-	old    *memEntry // what a replica has that lags behind
+	server  *memServer
+	tr      *trial
+	serving sync.Mutex // one command at a time
+	past    []memEntry // what a replica may have that lags behind, if there are failovers
 }
 
 func (n *memNetwork) start(tr *trial, p *player) {
@@ -24,13 +27,15 @@ func (n *memNetwork) start(tr *trial, p *player) {
 	p.rds.process = fmt.Sprintf("%-16s", p.name)
 	p.rds.stream.up.Store(true)
 	p.rds.clock.observe(time.Now(), time.Now(), n.server.now())
-	p.rds.store = &memStore{r: p.rds, server: n.server, process: p.name, send: p.send}
+	p.rds.store = &memStore{r: p.rds, server: n.server, process: p.name, send: func(ctx context.Context, request string, run func() string) error {
+		return n.send(ctx, p, request, run)
+	}}
 	n.server.publish = n.publish
 }
 
 // send carries a command to the server and its reply back.
-func (p *player) send(ctx context.Context, request string, run func() string) error {
-	tr := p.tr
+func (n *memNetwork) send(ctx context.Context, p *player, request string, run func() string) error {
+	tr := n.tr
 	tr.mu.Lock()
 	p.sent++
 	label := fmt.Sprintf("%d %s", p.sent, request)
@@ -45,14 +50,14 @@ func (p *player) send(ctx context.Context, request string, run func() string) er
 				gone, cancel := context.WithCancel(ctx)
 				cancel()
 				if tr.park(gone, p, "request", label) == pass {
-					p.serve(request, run)
+					n.serve(p, request, run)
 				}
 			}()
 			return context.DeadlineExceeded
 		case fail, die:
 			return errReset
 		}
-		reply := p.serve(request, run)
+		reply := n.serve(p, request, run)
 		if request == "unlink" { // its reply comes with that of PUBLISH, in a pipeline
 			return nil
 		}
@@ -70,15 +75,19 @@ func (p *player) send(ctx context.Context, request string, run func() string) er
 }
 
 // serve runs a command on the server, and looks what came of it.
-func (p *player) serve(request string, run func() string) string {
-	tr := p.tr
-	tr.serving.Lock()
-	defer tr.serving.Unlock()
+func (n *memNetwork) serve(p *player, request string, run func() string) string {
+	tr := n.tr
+	n.serving.Lock()
+	defer n.serving.Unlock()
 	reply := run()
-	if tr.auto {
+	tr.mu.Lock()
+	auto := tr.auto
+	tr.mu.Unlock()
+	if auto {
 		tr.s.Note("%s %s: %s", p.name, request, reply)
 	}
-	raw := tr.net.raw()
+	n.remember()
+	raw := n.raw()
 	verb, _, _ := strings.Cut(request, " ")
 	switch {
 	case verb == "unlink":
@@ -93,6 +102,15 @@ func (p *player) serve(request string, run func() string) string {
 }
 
 var errReset = errors.New("connection reset")
+
+// remember keeps what is stored, if it may come back.
+func (n *memNetwork) remember() {
+	e := n.server.entries[trialFull]
+	if n.tr.has("failover", "") && !n.tr.excused &&
+		(len(n.past) == 0 || !bytes.Equal(n.past[len(n.past)-1].raw, e.raw)) {
+		n.past = append(n.past, e)
+	}
+}
 
 // publish puts a message at the gate of each process that listens.
 func (n *memNetwork) publish(channel, message string) {
@@ -131,21 +149,14 @@ func (n *memNetwork) push(p *player, what string, do func()) {
 		}
 		return
 	}
-	p.sent++
-	g := &parked{p: p, kind: "push", label: fmt.Sprintf("%s <%d> %s", p.name, p.sent, what)}
+	p.pushed++
+	g := &parked{p: p, kind: "push", label: fmt.Sprintf("%s <%02d> %s", p.name, p.pushed, what)}
 	g.do = func(v verdict) {
 		if v == pass {
 			do()
 		}
 	}
-	g.behind = func() bool {
-		for _, other := range tr.gates {
-			if other.p == p && other.kind == "push" {
-				return other != g
-			}
-		}
-		return false
-	}
+	g.behind = g.notFirst
 	tr.gates = append(tr.gates, g)
 	tr.touched[p] = true
 	tr.notify()
@@ -184,8 +195,8 @@ func (n *memNetwork) state() string {
 		text += fmt.Sprintf(" %d %d %d %v %q %v", h.Fence, h.FreshUntil, h.Lease.Fence, h.Lease.All, rest,
 			n.server.ttl(trialFull))
 	}
-	if n.old != nil {
-		text += " before " + n.server.describe(n.old.raw)
+	for _, e := range n.past {
+		text += " before " + n.server.describe(e.raw)
 	}
 	return text
 }
@@ -215,10 +226,10 @@ func (n *memNetwork) faults() []option {
 	if len(n.raw()) > 0 {
 		all = append(all, option{"evict", "", n.evict})
 	}
-	if n.old != nil {
-		all = append(all, option{"failover", "", func() {
-			n.server.entries[trialFull] = *n.old
-			n.old, n.tr.excused, n.tr.fence = nil, true, 0
+	for i, e := range n.past[:max(0, len(n.past)-1)] {
+		all = append(all, option{"failover", fmt.Sprint("to ", i), func() {
+			n.past, n.tr.excused, n.tr.fence = nil, true, 0
+			n.server.entries[trialFull] = e
 			n.cutAll()
 		}})
 	}

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -45,7 +46,29 @@ type space struct {
 //	error     a loader returns an error
 //	panic     a loader panics
 
-func (sp *space) has(kind string) bool { return slices.Contains(strings.Fields(sp.kinds), kind) }
+// fault is a kind of fault, perhaps of messages with a certain verb only: fail:commit is a lost reply to COMMIT.
+type fault struct{ kind, verb string }
+
+func (sp *space) can() (all []fault) {
+	for word := range strings.FieldsSeq(sp.kinds) {
+		kind, verb, bound := strings.Cut(word, ":")
+		if bound {
+			verb = " " + verb + " "
+		}
+		all = append(all, fault{kind, verb})
+	}
+	return all
+}
+
+// has reports whether there are faults of that kind, at what has that label.
+func (tr *trial) has(kind, label string) bool {
+	for _, f := range tr.can {
+		if f.kind == kind && strings.Contains(label, f.verb) {
+			return true
+		}
+	}
+	return false
+}
 
 func (sp *space) network(t *testing.T) network {
 	if sp.real {
@@ -89,14 +112,7 @@ func (tr *trial) setUp() {
 		tr.auto, tr.loads = false, 0
 	}
 	tr.net.ready()
-	alike := 0 // processes before that one differ
-	if tr.refreshes > 0 {
-		alike = tr.refreshes
-	}
-	if writer >= 0 && writer < tr.processes {
-		alike = max(alike, writer+1)
-	}
-	tr.namings = namings(min(alike, tr.processes), tr.processes)
+	tr.namings = namings(tr.processes, func(i int) string { return fmt.Sprint(i < tr.refreshes, i == writer) })
 	for _, p := range tr.players {
 		p.digests = make([]digest, len(tr.namings)+1)
 	}
@@ -149,7 +165,7 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 		return nil
 	}
 	add := func(kind, label string, do func()) {
-		if !tr.has(kind) {
+		if !tr.has(kind, label) {
 			return
 		}
 		all = append(all, option{kind, label, func() {
@@ -186,7 +202,7 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 	// What concerns the server is offered before a request reaches it: earlier would be the same.
 	if only == nil && (requests || len(gates) == 0) {
 		for _, o := range tr.net.faults() {
-			add(o.kind, "", func() {
+			add(o.kind, o.what, func() {
 				o.do()
 				if requests {
 					tr.next = "request"
@@ -199,7 +215,7 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 		if p.gone || !tr.touched[p] {
 			continue
 		}
-		active := false
+		active := p.busy
 		for _, c := range p.calls {
 			if c.started && !c.done {
 				active = true

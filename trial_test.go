@@ -19,6 +19,7 @@ import (
 // be let go. All goroutines of the trial are in one bubble, and between two choices nothing moves.
 type trial struct {
 	*space
+	can     []fault
 	s       *explore.Schedule
 	began   time.Time
 	net     network
@@ -34,7 +35,6 @@ type trial struct {
 	auto    bool      // gates stand open; guarded by mu
 	dead    bool      // nothing passes any more; guarded by mu
 	arrived chan struct{}
-	serving sync.Mutex // one command at a time
 
 	// What the checks need to know.
 	origin   int // the version of the value
@@ -68,9 +68,9 @@ type parked struct {
 	label  string
 	kind   string
 	to     chan verdict
-	do     func(verdict) // instead of to
-	ghost  func() bool   // a request for whose reply nobody waits
-	behind func() bool   // something has to go first
+	do     func(verdict)              // instead of to
+	ghost  func() bool                // a request for whose reply nobody waits
+	behind func(gates []*parked) bool // one of these goes first
 }
 
 type verdict string
@@ -104,13 +104,15 @@ type player struct {
 	digests []digest // of history, by naming
 	gone    bool     // crashed
 	closed  bool
-	loading int    // loads under way; guarded by tr.mu
+	asked   int    // loads; guarded by tr.mu
+	loading int    // ... under way; guarded by tr.mu
 	busy    bool   // it writes or refreshes
 	deaf    bool   // its subscription is broken, and it does not know yet
 	held    string // which kinds of gates may stay shut while time passes
 	told    int    // the newest version of whose deletion it knows
 	served  uint64 // bits: versions that the server has let it have
 	sent    int    // commands; guarded by tr.mu
+	pushed  int    // messages to it; guarded by tr.mu
 }
 
 type digest struct {
@@ -217,6 +219,9 @@ func (tr *trial) notify() {
 // park waits at a gate, or until ctx ends.
 func (tr *trial) park(ctx context.Context, p *player, kind, label string) verdict {
 	g := &parked{p: p, kind: kind, label: p.name + " " + label, to: make(chan verdict, 1)}
+	if kind == "call" { // calls of a process are alike: any order is as good
+		g.behind = g.notFirst
+	}
 	if kind == "request" {
 		g.ghost = func() bool { return ctx.Err() != nil }
 		ctx = context.Background() // it is on its way even if nobody waits for its reply any more
@@ -242,6 +247,12 @@ func (tr *trial) park(ctx context.Context, p *player, kind, label string) verdic
 		tr.gates = slices.DeleteFunc(tr.gates, func(other *parked) bool { return other == g })
 		return die
 	}
+}
+
+// notFirst reports whether a gate like this one, of the same process, comes before it.
+func (g *parked) notFirst(gates []*parked) bool {
+	i := slices.IndexFunc(gates, func(other *parked) bool { return other.p == g.p && other.kind == g.kind })
+	return i >= 0 && gates[i] != g
 }
 
 // open lets a gate go.
@@ -327,7 +338,7 @@ func (tr *trial) options() (all []option) {
 // passes are the options to open a gate.
 func (tr *trial) passes(gates []*parked) (all []option) {
 	for _, g := range gates {
-		if (tr.next == "" || tr.next == g.kind) && (g.behind == nil || !g.behind()) {
+		if (tr.next == "" || tr.next == g.kind) && (g.behind == nil || !g.behind(gates)) {
 			all = append(all, option{"", g.label, func() { tr.open(g, pass) }})
 		}
 	}
@@ -339,7 +350,7 @@ func (tr *trial) passes(gates []*parked) (all []option) {
 // Verification of Concurrent Systems", 1996). That is so if it sends nothing to the server, nobody will wake it, and no
 // deletion and no fault of another can reach it any more.
 func (tr *trial) alone(gates []*parked) (chosen *player) {
-	if tr.next != "" || tr.writing > 0 || tr.left > 0 && (tr.has("restart") || tr.has("failover")) {
+	if tr.next != "" || tr.writing > 0 || tr.left > 0 && (tr.has("restart", "") || tr.has("failover", "")) {
 		return nil
 	}
 	for _, p := range tr.players {
@@ -347,7 +358,7 @@ func (tr *trial) alone(gates []*parked) (chosen *player) {
 		for _, g := range gates {
 			switch {
 			case g.p != p || g.ghost != nil && g.ghost():
-			case g.kind == "request":
+			case g.kind == "request", g.kind == "refresh": // which looks at the record
 				waits = true
 			default:
 				free++
@@ -386,8 +397,12 @@ var errLoad = errors.New("the origin is down")
 // load is the loader of a process: it reads the origin when it is let to begin, and returns when it is let to end.
 func (p *player) load(ctx context.Context, _ string) (int, error) {
 	tr := p.tr
-	if tr.park(ctx, p, "load", "begins to load") != pass {
-		return 0, cmpErr(ctx)
+	tr.mu.Lock()
+	p.asked++
+	n := p.asked
+	tr.mu.Unlock()
+	if tr.park(ctx, p, "load", fmt.Sprintf("begins load %d", n)) != pass {
+		return 0, loadErr(ctx)
 	}
 	tr.begins(p)
 	defer func() {
@@ -396,7 +411,7 @@ func (p *player) load(ctx context.Context, _ string) (int, error) {
 		p.loading--
 	}()
 	v := tr.origin
-	switch tr.park(ctx, p, "loaded", fmt.Sprintf("has loaded %d", v)) {
+	switch tr.park(ctx, p, "loaded", fmt.Sprintf("has loaded %d in load %d", v, n)) {
 	case pass:
 		return v, nil
 	case fail:
@@ -404,10 +419,10 @@ func (p *player) load(ctx context.Context, _ string) (int, error) {
 	case "panic":
 		panic("the loader panics")
 	}
-	return 0, cmpErr(ctx)
+	return 0, loadErr(ctx)
 }
 
-func cmpErr(ctx context.Context) error {
+func loadErr(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -442,13 +457,14 @@ func (p *player) refresh() {
 	p.busy = true
 	go func() {
 		defer func() { p.busy = false }()
-		if tr.park(context.Background(), p, "call", "refreshes") != pass {
+		if tr.park(context.Background(), p, "refresh", "refreshes") != pass {
 			return
 		}
 		h, _, err := record.Open(tr.net.raw())
 		if err != nil || h.State == record.Stub {
 			return
 		}
+		p.remember("refreshes " + tr.net.state())
 		f := &flight{key: trialKey, full: trialFull, ctx: context.Background()}
 		f.load = func(ctx context.Context, key string) (any, error) { return p.load(ctx, key) }
 		_ = refreshNow(p.cache.core, f, h.ID)
@@ -477,7 +493,7 @@ func (tr *trial) end() {
 func runTrial(t *testing.T, sp *space, s *explore.Schedule, seen map[string]int) {
 	synctest.Test(t, func(t *testing.T) {
 		tr := &trial{
-			space: sp, s: s, began: time.Now(), net: sp.network(t), left: sp.faults, seen: map[string]int{},
+			space: sp, can: sp.can(), s: s, began: time.Now(), net: sp.network(t), left: sp.faults, seen: map[string]int{},
 			arrived: make(chan struct{}, 1), origin: 1, touched: map[*player]bool{},
 		}
 		tr.setUp()

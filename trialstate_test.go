@@ -77,7 +77,7 @@ func (p *player) remains() string {
 	if e, ok := p.cache.core.local.get(trialKey); ok {
 		memory = fmt.Sprint(e.value, e.until)
 	}
-	return fmt.Sprint(p.closed, p.deaf, p.sent, p.rds.cutOff(), memory)
+	return fmt.Sprint(p.closed, p.deaf, p.sent, p.pushed, p.rds.cutOff(), memory)
 }
 
 // digest is the hash of what the process has been told, by the i-th naming.
@@ -107,15 +107,15 @@ func (tr *trial) order(names string) []int {
 	return order
 }
 
-// namings returns the ways to name processes 0 to n-1 of which those from first on are alike: the i-th letter is the name
-// that process i gets.
-func namings(first, n int) []string {
-	all := []string{"ABCDEFGH"[:first]}
-	for range n - first {
+// namings returns the ways to name n processes so that each gets the name of one that does the same: the i-th letter is
+// the name that process i gets.
+func namings(n int, does func(i int) string) []string {
+	all := []string{""}
+	for i := range n {
 		var longer []string
 		for _, names := range all {
-			for _, c := range "ABCDEFGH"[first:n] {
-				if !strings.ContainsRune(names, c) {
+			for j, c := range "ABCDEFGH"[:n] {
+				if does(i) == does(j) && !strings.ContainsRune(names, c) {
 					longer = append(longer, names+string(c))
 				}
 			}

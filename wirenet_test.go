@@ -37,7 +37,7 @@ func newWireNetwork(t *testing.T) *wireNetwork {
 func (n *wireNetwork) start(tr *trial, p *player) {
 	n.tr = tr
 	client := n.w.Client(p.name, func(o *redis.Options) {
-		if !tr.has("repeat") {
+		if !tr.has("repeat", "") {
 			o.MaxRetries = -1
 		}
 	})
