@@ -22,7 +22,7 @@ test:
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
 	$(GO) test $(TESTFLAGS) ./...
-	$(GO) test . ./internal/model -count=1 -timeout 30m -run '$(EXPLORE)' -explore=complete
+	CACHE_EXPLORE=complete $(GO) test -count=1 -timeout 30m -run '$(EXPLORE)' . ./internal/model
 	$(FUZZ) -fuzz '^FuzzOpen$$' ./internal/record
 	$(FUZZ) -fuzz '^FuzzCheck$$' ./internal/msgpackscan
 	@for f in FuzzRecord FuzzCodec FuzzKeys FuzzMessage; do \
@@ -42,10 +42,10 @@ lint:
 
 # go.mod holds the oldest versions that serve, tools/newest.mod the newest there are.
 versions:
-	$(GO) test $(TESTFLAGS) -modfile=tools/newest.mod ./...
+	CACHE_EXPLORE=off $(GO) test $(TESTFLAGS) -modfile=tools/newest.mod ./...
 	@if GOTOOLCHAIN=$(FLOOR) $(GO) version; then \
-		echo "GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./..."; \
-		GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./...; \
+		echo "CACHE_EXPLORE=off GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./..."; \
+		CACHE_EXPLORE=off GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./...; \
 	else echo "SKIPPED: the tests with $(FLOOR): it cannot be had here"; fi
 
 # mutants breaks the protocol in one place after the other and looks whether the exploration and the scenarios notice.
@@ -54,7 +54,7 @@ mutants:
 
 # explore-long explores what takes too long for every day.
 explore-long:
-	$(GO) test . ./internal/model -count=1 -timeout 0 -v -run '$(EXPLORE)' -explore=long
+	CACHE_EXPLORE=long $(GO) test -count=1 -timeout 0 -v -run '$(EXPLORE)' . ./internal/model
 
 # newest renews tools/newest.mod.
 newest:

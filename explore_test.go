@@ -61,38 +61,67 @@ var spaces = []space{
 // TestExplore plays all schedules of the spaces, each in a process of its own where there is much to play.
 func TestExplore(t *testing.T) {
 	level := explore.At(t, explore.Some)
-	alone := os.Getenv("EXPLORE_ALONE") != ""
-	free := make(chan struct{}, runtime.NumCPU())
+	here := os.Getenv("CACHE_EXPLORE_HERE") != "" // in this process
+	var queue []*apart
 	for i := range spaces {
 		sp := &spaces[i]
+		if sp.at > level {
+			continue
+		}
 		t.Run(strings.ReplaceAll(sp.name, " ", "-"), func(t *testing.T) {
-			switch {
-			case sp.at > level:
-				t.Skipf("explored with -explore=%s", sp.at)
-			case alone || sp.at == explore.Some:
+			if here || sp.at == explore.Some {
 				exploreSpace(t, sp)
-			default:
-				t.Parallel()
-				free <- struct{}{}
-				defer func() { <-free }()
-				exploreApart(t)
+				return
 			}
+			a := newApart(t)
+			queue = append(queue, a)
+			t.Parallel() // which waits for the end of TestExplore
+			a.report(t)
 		})
+	}
+	todo := make(chan *apart, len(queue)) // in the order of spaces: those that take longest come first
+	for _, a := range queue {
+		todo <- a
+	}
+	close(todo)
+	for range runtime.NumCPU() {
+		go func() {
+			for a := range todo {
+				a.out, a.err = a.cmd.CombinedOutput()
+				close(a.done)
+			}
+		}()
 	}
 }
 
-// exploreApart runs a test in a process of its own: one that uses one processor and collects little garbage plays twice
+// apart is a test that runs in a process of its own: one that uses one processor and collects little garbage plays twice
 // as much.
-func exploreApart(t *testing.T) {
-	cmd := exec.Command(os.Args[0], "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$", "-test.v", "-test.timeout=0",
-		"-explore="+explore.Long.String())
-	cmd.Env = append(os.Environ(), "EXPLORE_ALONE=1", "GOMAXPROCS=1", "GOGC=1000")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+type apart struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	out  []byte
+	err  error
+}
+
+func newApart(t *testing.T) *apart {
+	timeout := time.Duration(0)
+	if deadline, ok := t.Deadline(); ok {
+		timeout = time.Until(deadline)
 	}
-	for line := range strings.Lines(string(out)) {
-		if _, numbers, ok := strings.Cut(line, "explore_test.go:"); ok {
+	a := &apart{done: make(chan struct{})}
+	a.cmd = exec.Command(os.Args[0], "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$", "-test.v",
+		"-test.timeout="+timeout.String())
+	a.cmd.Env = append(os.Environ(), "CACHE_EXPLORE_HERE=1", "GOMAXPROCS=1", "GOGC=1000")
+	return a
+}
+
+func (a *apart) report(t *testing.T) {
+	<-a.done
+	if a.err != nil {
+		t.Fatalf("%v\n%s", a.err, a.out)
+	}
+	for line := range strings.Lines(string(a.out)) {
+		if _, numbers, ok := strings.Cut(line, "explored: "); ok {
 			t.Log(strings.TrimSpace(numbers))
 		}
 	}
@@ -104,7 +133,7 @@ func exploreSpace(t *testing.T, sp *space) {
 	x := explore.Search{Play: func(s *explore.Schedule) { runTrial(t, sp, s, seen) }}
 	r := x.Run()
 	took := time.Since(began).Seconds()
-	t.Logf("%d states, %d schedules, %d ended early, %d checked, %d choices at most; %.1f s, %.0f/s; %s",
+	t.Logf("explored: %d states, %d schedules, %d ended early, %d checked, %d choices at most; %.1f s, %.0f/s; %s",
 		r.States, r.Schedules, r.Pruned, r.Checked, r.Depth, took, float64(r.Plays())/took, counts(seen))
 	if r.Failure != "" {
 		t.Error(r.Failure)

@@ -1,9 +1,9 @@
 package explore
 
 import (
-	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,16 +45,15 @@ type node struct {
 // checked is the share of pruned plays that go on.
 const checked = 100
 
-var replay = flag.String("schedule", "", "play only this schedule: choices as a failure prints them, such as 0.2.1")
-
-// Run searches until all schedules were played or one has failed.
+// Run searches until all schedules were played or one has failed. If CACHE_SCHEDULE has choices, as the text of a failure
+// has them, it plays only those, and fails with what happened.
 func (x *Search) Run() Result {
-	if *replay != "" {
+	if fixed := os.Getenv("CACHE_SCHEDULE"); fixed != "" {
 		var choices []int
-		for field := range strings.SplitSeq(*replay, ".") {
+		for field := range strings.SplitSeq(fixed, ".") {
 			n, err := strconv.Atoi(field)
 			if err != nil {
-				return Result{Failure: fmt.Sprintf("-schedule: %v", err)}
+				return Result{Failure: fmt.Sprintf("CACHE_SCHEDULE: %v", err)}
 			}
 			choices = append(choices, n)
 		}
@@ -125,7 +124,7 @@ func (x *Search) steps(choices []int) string {
 	for i, c := range choices {
 		text[i] = strconv.Itoa(c)
 	}
-	return strings.Join(s.steps, "\n") + "\n" + s.failure + "\n(-schedule=" + strings.Join(text, ".") + ")"
+	return strings.Join(s.steps, "\n") + "\n" + s.failure + "\n(CACHE_SCHEDULE=" + strings.Join(text, ".") + ")"
 }
 
 // Schedule is one play. Choose is for one goroutine; Note and Failf are safe for concurrent use.

@@ -1,7 +1,7 @@
 package explore
 
 import (
-	"flag"
+	"os"
 	"testing"
 )
 
@@ -16,29 +16,28 @@ const (
 	Long
 )
 
-var names = map[string]Level{"off": Off, "some": Some, "complete": Complete, "long": Long}
+var names = [...]string{"off", "some", "complete", "long"}
 
-var level = flag.String("explore", "some", "how much to explore: off, some, complete or long")
-
-// At returns the level that the tests run at, and skips the test if it is lower than needed.
+// At returns the level that CACHE_EXPLORE names, which is some if it names none, and skips the test if that is less than
+// needed.
 func At(t testing.TB, needed Level) Level {
 	t.Helper()
-	l, ok := names[*level]
-	switch {
-	case !ok:
-		t.Fatalf("-explore=%s: want off, some, complete or long", *level)
-	case l < needed:
-		t.Skipf("explored with -explore=%s or more", needed)
+	value := os.Getenv("CACHE_EXPLORE")
+	if value == "" {
+		value = Some.String()
 	}
-	return l
-}
-
-// String returns the level as the flag has it.
-func (l Level) String() string {
-	for n, v := range names {
-		if v == l {
-			return n
+	for l, name := range names {
+		switch {
+		case name != value:
+		case Level(l) < needed:
+			t.Skipf("CACHE_EXPLORE=%s", value)
+		default:
+			return Level(l)
 		}
 	}
-	return "?"
+	t.Fatalf("CACHE_EXPLORE=%s: want off, some, complete or long", value)
+	return Off
 }
+
+// String returns the level as CACHE_EXPLORE has it.
+func (l Level) String() string { return names[l] }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"slices"
 	"strings"
 )
 
@@ -180,10 +181,10 @@ func (x *explorer[S]) trace(from, step int) (string, int) {
 	canonical, concrete := x.m.Start(), x.m.Start()
 	x.m.Canon(&canonical)
 	var text []string
-	for i := len(way) - 1; i >= 0; i-- {
+	for _, step := range slices.Backward(way) {
 		var out, here Steps[S]
 		x.m.Moves(&canonical, &out)
-		st := out.list[way[i]]
+		st := out.list[step]
 		x.m.Canon(&st.To)
 		x.m.Moves(&concrete, &here)
 		k := 0

@@ -122,8 +122,8 @@ func (m mutant) compile(dir string) (string, error) {
 
 // run reports whether the tests pass.
 func run(test, pattern string) (string, bool) {
-	cmd := exec.Command(test, "-test.run", pattern, "-test.v", "-test.timeout=5m", "-explore=long")
-	cmd.Env = append(os.Environ(), "EXPLORE_ALONE=1", "GOMAXPROCS=1", "GOGC=1000")
+	cmd := exec.Command(test, "-test.run", pattern, "-test.v", "-test.timeout=5m")
+	cmd.Env = append(os.Environ(), "CACHE_EXPLORE=long", "CACHE_EXPLORE_HERE=1", "GOMAXPROCS=1", "GOGC=1000")
 	out, err := cmd.CombinedOutput()
 	return string(out), err == nil
 }
