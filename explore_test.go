@@ -55,6 +55,7 @@ var spaces = []space{
 	{name: "deletion by a caller, a lost reply", at: explore.Long, processes: 1, callers: 2, writes: 1, writer: "A", faults: 1, kinds: "fail:commit"},
 	{name: "deletion by another, a fault", at: explore.Long, processes: 1, callers: 2, writes: 1, writer: "W", faults: 1, kinds: "fail:commit late:acquire late:commit"},
 	{name: "real: slow and paused", at: explore.Long, real: true, processes: 2, callers: 1, faults: 1, kinds: "slow pause"},
+	{name: "real: deletion during loads", at: explore.Long, real: true, processes: 2, callers: 1, writes: 1, writer: "A"},
 	{name: "real: deletion of what is remembered", at: explore.Long, real: true, processes: 2, callers: 1, local: true, warm: true, writes: 1, writer: "A"},
 }
 

@@ -101,6 +101,9 @@ func (tr *trial) probe() {
 	tr.openAll(false)
 	synctest.Wait()
 	before, most := tr.loads, 1
+	if tr.warm && tr.writes == 0 && tr.harmless("fail repeat late slow pause stream crash close cancel error panic") {
+		most = 0 // the value has always been there
+	}
 	var calls sync.WaitGroup
 	for _, p := range tr.players {
 		if p.gone || p.closed {

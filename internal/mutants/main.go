@@ -1,13 +1,16 @@
 // Mutants breaks the protocol on purpose, in one place at a time, and looks whether the tests notice: first the
-// exploration of schedules, then the scenarios. It fails if a mutant is not found.
+// exploration of schedules, then the scenarios, then all tests of the package. It fails if a mutant is not found.
 //
 //	go run ./internal/mutants [name ...]
+//	go run ./internal/mutants -remove lock.go,loader.go
 //
-// It takes some minutes, because each mutant is compiled.
+// The second form removes each statement of the files in turn; some of those make no difference, and some do not compile.
+// It takes many minutes, because each mutant is compiled.
 package main
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -28,16 +31,38 @@ type mutant struct {
 	space string // the space of TestExplore that is meant to find it; "": none, a scenario is
 }
 
+var remove = flag.String("remove", "", "remove each statement of these files, with commas between them")
+
 func main() {
-	dir, err := os.MkdirTemp("", "mutants")
+	flag.Parse()
+	missed, err := try()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
+	}
+	if err != nil || missed > 0 {
 		os.Exit(1)
+	}
+}
+
+func try() (missed int, err error) {
+	dir, err := os.MkdirTemp("", "mutants")
+	if err != nil {
+		return 0, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	chosen := slices.DeleteFunc(slices.Clone(mutants), func(m mutant) bool {
-		return len(os.Args) > 1 && !slices.Contains(os.Args[1:], m.name)
+		return flag.NArg() > 0 && !slices.Contains(flag.Args(), m.name)
 	})
+	if *remove != "" {
+		chosen = nil
+		for file := range strings.SplitSeq(*remove, ",") {
+			more, err := removals(file)
+			if err != nil {
+				return 0, err
+			}
+			chosen = append(chosen, more...)
+		}
+	}
 	verdicts := make([]string, len(chosen))
 	var work sync.WaitGroup
 	free := make(chan struct{}, runtime.NumCPU())
@@ -50,16 +75,13 @@ func main() {
 		})
 	}
 	work.Wait()
-	missed := 0
 	for _, v := range verdicts {
 		if strings.HasPrefix(v, "NOT") {
 			missed++
 		}
 	}
 	fmt.Printf("%d of %d found\n", len(chosen)-missed, len(chosen))
-	if missed > 0 {
-		os.Exit(1)
-	}
+	return missed, nil
 }
 
 // try tells what finds the mutant.
@@ -70,8 +92,12 @@ func (m mutant) try(dir string) string {
 	}
 	if m.space != "" {
 		name := regexp.QuoteMeta(strings.ReplaceAll(m.space, " ", "-"))
-		if out, ok := run(test, "^TestExplore$/^"+name+"$"); !ok {
+		out, ok := run(test, "^TestExplore$/^"+name+"$")
+		switch {
+		case !ok:
 			return "exploration: " + m.space + ", " + after(out)
+		case !strings.Contains(out, "explored: "):
+			return "NOT TRIED: there is no space " + m.space
 		}
 	}
 	if out, ok := run(test, "^TestScenarios$"); !ok {
@@ -80,6 +106,9 @@ func (m mutant) try(dir string) string {
 			return "NOT FOUND by " + m.space + ", but by " + how
 		}
 		return how
+	}
+	if out, ok := run(test, "."); !ok {
+		return "test " + failed(out)
 	}
 	return "NOT FOUND"
 }
@@ -122,15 +151,18 @@ func (m mutant) compile(dir string) (string, error) {
 
 // run reports whether the tests pass.
 func run(test, pattern string) (string, bool) {
-	cmd := exec.Command(test, "-test.run", pattern, "-test.v", "-test.timeout=5m")
-	cmd.Env = append(os.Environ(), "CACHE_EXPLORE=long", "CACHE_EXPLORE_HERE=1", "GOMAXPROCS=1", "GOGC=1000")
+	cmd := exec.Command(test, "-test.run", pattern, "-test.v", "-test.failfast", "-test.timeout=5m")
+	cmd.Env = append(os.Environ(), "CACHE_EXPLORE=some", "GOMAXPROCS=1", "GOGC=1000")
+	if strings.Contains(pattern, "TestExplore") {
+		cmd.Env = append(cmd.Env, "CACHE_EXPLORE=long", "CACHE_EXPLORE_HERE=1")
+	}
 	out, err := cmd.CombinedOutput()
 	return string(out), err == nil
 }
 
 var (
 	numbers = regexp.MustCompile(`(\d+) states, (\d+) schedules, (\d+) ended early`)
-	subtest = regexp.MustCompile(`--- FAIL: TestScenarios/(\S+)`)
+	subtest = regexp.MustCompile(`--- FAIL: (?:TestScenarios/)?(\S+)`)
 	promise = regexp.MustCompile(`(?m)^ +(P\d+|stuck|panic|.* has never happened|[^ ]+ runs \d+ loads)\b.*$`)
 )
 
