@@ -20,6 +20,7 @@ type space struct {
 	callers   int    // in each process
 	local     bool   // values are kept in memory
 	warm      bool   // the value is in Redis and, with local, in the memories
+	forgotten bool   // ... in Redis only
 	writes    int    // each a change of the origin and a Delete
 	writer    string // the process that does them, "W": one that does nothing else
 	refreshes int    // processes that refresh the value
@@ -108,6 +109,10 @@ func (tr *trial) setUp() {
 		for _, p := range tr.players {
 			_, _ = p.cache.GetOrLoad(context.Background(), trialKey, p.load)
 			p.served = 1 << tr.origin
+			if tr.forgotten {
+				p.rds.invalidateAll()
+				p.served = 0
+			}
 		}
 		tr.auto, tr.loads = false, 0
 	}

@@ -25,10 +25,10 @@ var mutants = []mutant{
 	{"a load alone is stored", "lock.go", "	if c.redis.cutOff() || silence(why) == nil", "	_ = c.set(f.ctx, f.key, res.value, callOptions{})\n	if c.redis.cutOff() || silence(why) == nil", "deletion, each fault"},
 	{"a load that failed keeps its lease", "lock.go", "	if res.abandoned || res.err != nil && !res.negative {\n		_, _ = c.abort(f, a.owner, got.fence)\n		return res\n	}\n	ttl :=", "	if res.abandoned || res.err != nil && !res.negative {\n		return res\n	}\n	ttl :=", "cold, a fault"},
 	{"a rejected value is as of its COMMIT", "lock.go", "		c.stats.rejected.Add(1)\n", "		c.stats.rejected.Add(1)\n		res.asOf = asOf\n", "deletion by another"},
-	{"an unconfirmed value is as of its COMMIT", "lock.go", "		c.stats.redisErrors.Add(1)\n		keep = c.redis.cutOff()\n", "		c.stats.redisErrors.Add(1)\n		res.asOf = asOf\n		keep = c.redis.cutOff()\n", "deletion by a caller, a lost reply"},
-	{"a read is as of its reply", "lock.go", "	res, err := c.use(f, raw, since, asOf, false)\n	return res, raw, err", "	_ = asOf\n	res, err := c.use(f, raw, since, c.ticks.Add(1), false)\n	return res, raw, err", "deletion by a caller"},
-	{"memory takes a read of before a deletion", "lock.go", "	res, err := c.use(f, raw, since, asOf, false)\n	return res, raw, err", "	_ = since\n	res, err := c.use(f, raw, c.local.epoch(f.key), asOf, false)\n	return res, raw, err", "deletion during loads"},
-	{"memory takes a load of before a deletion", "lock.go", "			return c.loadLeased(f, since, a, got)", "			defer func() { _ = since }()\n			return c.loadLeased(f, c.local.epoch(f.key), a, got)", "deletion during loads"},
+	{"an unconfirmed value is as of its COMMIT", "lock.go", "		c.stats.redisErrors.Add(1)\n		keep = c.redis.cutOff()\n", "		c.stats.redisErrors.Add(1)\n		res.asOf = asOf\n		keep = c.redis.cutOff()\n", "deletion by another, a fault"},
+	{"a read is as of its reply", "lock.go", "	res, err := c.use(f, raw, since, asOf, false)\n	return res, raw, err", "	_ = asOf\n	res, err := c.use(f, raw, since, c.ticks.Add(1), false)\n	return res, raw, err", "deletion during reads"},
+	{"memory takes a read of before a deletion", "lock.go", "	res, err := c.use(f, raw, since, asOf, false)\n	return res, raw, err", "	_ = since\n	res, err := c.use(f, raw, c.local.epoch(f.key), asOf, false)\n	return res, raw, err", "deletion during reads into memory"},
+	{"memory takes a load of before a deletion", "lock.go", "			return c.loadLeased(f, since, a, got)", "			defer func() { _ = since }()\n			return c.loadLeased(f, c.local.epoch(f.key), a, got)", "deletion by another"},
 	{"a wake-up of any lease will do", "stream.go", "	return err == nil && w.owner == lease.holder && h.Fence == lease.fence", "	return err == nil && (h.Fence != 0 || lease.fence != 0)", ""},
 	{"a wake-up by the owner alone", "stream.go", "w.owner == lease.holder && h.Fence == lease.fence", "w.owner == lease.holder && h.Fence >= 0", ""},
 	{"who waits waits for ever", "lock.go", "	return left, known && left > 0 && left <= h.Lease.Duration", "	return h.Lease.Duration, known || left > 0", "cold, a fault"},
@@ -37,7 +37,7 @@ var mutants = []mutant{
 	{"a lease is not renewed", "loader.go", "			if renewed == nil { // the last one", "			if renewals == nil { // the last one", "three processes, each fault"},
 
 	// Flights and memory.
-	{"memory is filled without a look at the epoch", "local.go", "		if l.epoch(key) != since {", "		if since.era > 1<<60 {", "deletion during loads"},
+	{"memory is filled without a look at the epoch", "local.go", "		if l.epoch(key) != since {", "		if since.era > 1<<60 {", "deletion during reads into memory"},
 	{"a flight stays in the map", "loader.go", "	fs.removeLocked(f)\n	delete(fs.all, f)", "	delete(fs.all, f)", "deletion by another"},
 	{"a flight is everybody's own", "loader.go", "	f := fs.current[key]\n	if f == nil {", "	f := fs.current[key]\n	if f != nil || f == nil {", "callers"},
 	{"a result is for everybody", "cache.go", "		case res.asOf != 0 && began >= res.asOf:", "		case res.asOf != 0 && began > 1<<60:", "deletion by another"},
@@ -54,7 +54,7 @@ var mutants = []mutant{
 	{"Delete does not tell the others", "store.go", "told = p.Publish(ctx, s.everybody, s.r.deletion(keys))", "told = p.Publish(ctx, s.everybody, s.r.deletion(nil))", "real: deletion"},
 	{"Delete bumps only before", "cache.go", "		for _, k := range keys {\n			c.invalidateHere(k)\n		}\n		for _, k := range full {", "		for _, k := range full {", "deletion by a caller"},
 	{"Delete leaves the memory alone", "cache.go", "	e := c.local.drop(key)\n", "	e := c.local.epoch(key)\n", "deletion of what is remembered"},
-	{"deletions by others are not heard", "redis.go", "		r.each(name, func(c *core) { c.invalidate(key) })\n", "", "deletion of what is remembered"},
+	{"deletions by others are not heard", "redis.go", "		r.each(name, func(c *core) { c.invalidate(key) })\n", "		_ = key\n", "deletion of what is remembered"},
 	{"what was missed by the stream stays in memory", "redis.go", "	r.each(\"\", func(c *core) { c.invalidateAll() })\n", "", "deletion, each fault"},
 	{"dropping everything leaves the epochs", "local.go", "	l.era.Add(1)\n", "", "deletion, each fault"},
 }
