@@ -35,6 +35,7 @@ var spaces = []space{
 	{name: "deletion by another", at: explore.Complete, processes: 1, callers: 2, local: true, writes: 1, writer: "W"},
 	{name: "deletion during reads", at: explore.Complete, processes: 1, callers: 2, warm: true, writes: 1, writer: "W"},
 	{name: "deletion during reads into memory", at: explore.Complete, processes: 1, callers: 2, local: true, warm: true, forgotten: true, writes: 1, writer: "W"},
+	{name: "deletion by who reads", at: explore.Complete, processes: 1, callers: 1, local: true, warm: true, forgotten: true, writes: 1, writer: "A", faults: 1, kinds: "fail repeat late stream"},
 	{name: "deletion during loads", at: explore.Complete, processes: 2, callers: 1, writes: 1, writer: "A"},
 	{name: "deletion by the caller, each fault", at: explore.Complete, processes: 1, callers: 1, local: true, writes: 1, writer: "A", faults: 1, kinds: "fail repeat late evict stream error panic"},
 	{name: "two deletions", at: explore.Complete, processes: 1, callers: 1, writes: 2, writer: "A"},

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/bellwether-go/cache/internal/explore"
-	"github.com/bellwether-go/cache/internal/record"
 )
 
 // trial is one play of a space: processes with their calls, a server, an origin, and everything that waits at a gate to
@@ -118,18 +116,6 @@ type player struct {
 type digest struct {
 	sum    uint64
 	events int // that are in it
-}
-
-// trialCall is a call of GetOrLoad.
-type trialCall struct {
-	p            *player
-	name         string
-	cancel       context.CancelFunc
-	began        time.Time
-	started      bool
-	done         bool
-	cancelled    bool
-	strict, weak int // versions older than that must not be returned
 }
 
 const (
@@ -369,106 +355,6 @@ func (tr *trial) alone(gates []*parked) (chosen *player) {
 		}
 	}
 	return chosen
-}
-
-// call starts the n-th call of p once its gate lets it.
-func (p *player) call(n int) {
-	tr := p.tr
-	ctx, cancel := context.WithCancel(context.Background())
-	c := &trialCall{p: p, name: fmt.Sprintf("%s%d", strings.ToLower(p.name), n), cancel: cancel}
-	p.calls = append(p.calls, c)
-	go func() {
-		defer cancel()
-		if tr.park(context.Background(), p, "call", "calls "+c.name) != pass {
-			c.done = true
-			return
-		}
-		c.strict, c.weak, c.began, c.started = p.told, tr.acked, time.Now(), true
-		p.remember(fmt.Sprintf("must not have less than %d, %d", c.strict, c.weak)) // the check depends on it
-		v, err := p.cache.GetOrLoad(ctx, trialKey, p.load)
-		c.done = true
-		tr.returned(c, v, err)
-		tr.notify()
-	}()
-}
-
-var errLoad = errors.New("the origin is down")
-
-// load is the loader of a process: it reads the origin when it is let to begin, and returns when it is let to end.
-func (p *player) load(ctx context.Context, _ string) (int, error) {
-	tr := p.tr
-	tr.mu.Lock()
-	p.asked++
-	n := p.asked
-	tr.mu.Unlock()
-	if tr.park(ctx, p, "load", fmt.Sprintf("begins load %d", n)) != pass {
-		return 0, loadErr(ctx)
-	}
-	tr.begins(p)
-	defer func() {
-		tr.mu.Lock()
-		defer tr.mu.Unlock()
-		p.loading--
-	}()
-	v := tr.origin
-	switch tr.park(ctx, p, "loaded", fmt.Sprintf("has loaded %d in load %d", v, n)) {
-	case pass:
-		return v, nil
-	case fail:
-		return 0, errLoad
-	case "panic":
-		panic("the loader panics")
-	}
-	return 0, loadErr(ctx)
-}
-
-func loadErr(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return errLoad
-}
-
-// write changes the origin and deletes the key through p, each time its gate lets it.
-func (p *player) write(times int) {
-	tr := p.tr
-	tr.writing++
-	p.busy = true
-	go func() {
-		defer func() { tr.writing--; p.busy = false }()
-		for range times {
-			if tr.park(context.Background(), p, "write", "writes") != pass {
-				return
-			}
-			tr.origin++
-			version := tr.origin
-			if err := p.cache.Delete(context.Background(), trialKey); err == nil && !p.gone {
-				tr.s.Note("%s's deletion is confirmed", p.name)
-				tr.acked, p.told = max(tr.acked, version), max(p.told, version)
-				p.remember("deleted")
-			}
-		}
-	}()
-}
-
-// refresh loads under a lease that is taken while the value is there.
-func (p *player) refresh() {
-	tr := p.tr
-	p.busy = true
-	go func() {
-		defer func() { p.busy = false }()
-		if tr.park(context.Background(), p, "refresh", "refreshes") != pass {
-			return
-		}
-		h, _, err := record.Open(tr.net.raw())
-		if err != nil || h.State == record.Stub {
-			return
-		}
-		p.remember("refreshes " + tr.net.state())
-		f := &flight{key: trialKey, full: trialFull, ctx: context.Background()}
-		f.load = func(ctx context.Context, key string) (any, error) { return p.load(ctx, key) }
-		_ = refreshNow(p.cache.core, f, h.ID)
-	}()
 }
 
 // end closes everything.

@@ -28,7 +28,6 @@ var mutants = []mutant{
 	{"an unconfirmed value is as of its COMMIT", "lock.go", "		c.stats.redisErrors.Add(1)\n		keep = c.redis.cutOff()\n", "		c.stats.redisErrors.Add(1)\n		res.asOf = asOf\n		keep = c.redis.cutOff()\n", "deletion by another, a fault"},
 	{"a read is as of its reply", "lock.go", "	res, err := c.use(f, raw, since, asOf, false)\n	return res, raw, err", "	_ = asOf\n	res, err := c.use(f, raw, since, c.ticks.Add(1), false)\n	return res, raw, err", "deletion during reads"},
 	{"memory takes a read of before a deletion", "lock.go", "	res, err := c.use(f, raw, since, asOf, false)\n	return res, raw, err", "	_ = since\n	res, err := c.use(f, raw, c.local.epoch(f.key), asOf, false)\n	return res, raw, err", "deletion during reads into memory"},
-	{"memory takes a load of before a deletion", "lock.go", "			return c.loadLeased(f, since, a, got)", "			defer func() { _ = since }()\n			return c.loadLeased(f, c.local.epoch(f.key), a, got)", "deletion by another"},
 	{"a wake-up of any lease will do", "stream.go", "	return err == nil && w.owner == lease.holder && h.Fence == lease.fence", "	return err == nil && (h.Fence != 0 || lease.fence != 0)", ""},
 	{"a wake-up by the owner alone", "stream.go", "w.owner == lease.holder && h.Fence == lease.fence", "w.owner == lease.holder && h.Fence >= 0", ""},
 	{"who waits waits for ever", "lock.go", "	return left, known && left > 0 && left <= h.Lease.Duration", "	return h.Lease.Duration, known || left > 0", "cold, a fault"},
@@ -52,7 +51,7 @@ var mutants = []mutant{
 	// Deletion.
 	{"Delete leaves the lease", "store.go", "				p.Unlink(ctx, k)", "				p.Eval(ctx, \"local v = redis.call('GET', KEYS[1]) if v and string.sub(v, 4, 4) ~= 'S' then redis.call('DEL', KEYS[1]) end return 1\", []string{k})", "real: deletion"},
 	{"Delete does not tell the others", "store.go", "told = p.Publish(ctx, s.everybody, s.r.deletion(keys))", "told = p.Publish(ctx, s.everybody, s.r.deletion(nil))", "real: deletion"},
-	{"Delete bumps only before", "cache.go", "		for _, k := range keys {\n			c.invalidateHere(k)\n		}\n		for _, k := range full {", "		for _, k := range full {", "deletion by a caller"},
+	{"Delete bumps only before", "cache.go", "		for _, k := range keys {\n			c.invalidateHere(k)\n		}\n		for _, k := range full {", "		for _, k := range full {", "deletion by who reads"},
 	{"Delete leaves the memory alone", "cache.go", "	e := c.local.drop(key)\n", "	e := c.local.epoch(key)\n", "deletion of what is remembered"},
 	{"deletions by others are not heard", "redis.go", "		r.each(name, func(c *core) { c.invalidate(key) })\n", "		_ = key\n", "deletion of what is remembered"},
 	{"what was missed by the stream stays in memory", "redis.go", "	r.each(\"\", func(c *core) { c.invalidateAll() })\n", "", "deletion, each fault"},
