@@ -377,6 +377,11 @@ func (tr *trial) end() {
 
 // runTrial plays one schedule of a space in a bubble.
 func runTrial(t *testing.T, sp *space, s *explore.Schedule, seen map[string]int) {
+	defer func() {
+		if p := recover(); p != nil { // goroutines are left that nobody will wake
+			s.Failf("P9: %v", p)
+		}
+	}()
 	synctest.Test(t, func(t *testing.T) {
 		tr := &trial{
 			space: sp, can: sp.can(), s: s, began: time.Now(), net: sp.network(t), left: sp.faults, seen: map[string]int{},

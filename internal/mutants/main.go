@@ -163,7 +163,7 @@ func run(test, pattern string) (string, bool) {
 var (
 	numbers = regexp.MustCompile(`(\d+) states, (\d+) schedules, (\d+) ended early`)
 	subtest = regexp.MustCompile(`--- FAIL: (?:TestScenarios/)?(\S+)`)
-	promise = regexp.MustCompile(`(?m)^ +(P\d+|stuck|panic|.* has never happened|[^ ]+ runs \d+ loads)\b.*$`)
+	promise = regexp.MustCompile(`(?m)^ *(P\d+|stuck|panic|.* has never happened|[^ ]+ runs \d+ loads)\b.*$`)
 )
 
 // after tells after how many schedules a search failed, and why.
