@@ -112,7 +112,6 @@ func (c *core) shared(f *flight) *result {
 	patience := time.Now().Add(c.opts.LoadTimeout + c.opts.Lease)
 	wait := waiting{w: w, patience: patience}
 	for tries := 0; ; {
-		a.broken = ""
 		if errors.Is(err, errUnreadable) {
 			a.broken = record.Sum(raw)
 		}
@@ -157,9 +156,6 @@ func (c *core) shared(f *flight) *result {
 		if !wait.began {
 			wait.began = true
 			c.stats.waits.Add(1)
-		}
-		if got.holder != wait.holder {
-			wait.holder, wait.poll = got.holder, 0
 		}
 		res, raw, err = c.wait(f, &wait, got, since, asOf)
 		switch {
@@ -235,8 +231,7 @@ type waiting struct {
 	w        *waiter
 	patience time.Time
 	began    bool
-	holder   record.Owner
-	poll     time.Duration // the last pause, for this holder
+	poll     time.Duration // the last pause
 }
 
 // wait waits for the holder's value: woken, or by looking. It returns a result; or nothing if the lease may be free,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"runtime"
 	"slices"
 	"strconv"
@@ -51,6 +52,8 @@ func (s *stage) act(a *actor, words []string) {
 		})
 	case "refresh":
 		s.refresh(a, words[1], options(words[2:]))
+	case "stats":
+		s.script.note(a, "~", "has counted "+counted(a.cache.Stats()))
 	case "close":
 		s.begin(a, "", nil, func(context.Context, string) string { return outcomeOf("has closed", a.cache.Close()) })
 	case "close-redis":
@@ -66,6 +69,18 @@ func (s *stage) act(a *actor, words []string) {
 	default:
 		panic("no such command of a process")
 	}
+}
+
+// counted lists the counters that are not 0.
+func counted(s Stats) string {
+	var words []string
+	v := reflect.ValueOf(s)
+	for i := range v.NumField() {
+		if n := v.Field(i); !n.IsZero() {
+			words = append(words, fmt.Sprint(v.Type().Field(i).Name, " ", n))
+		}
+	}
+	return strings.Join(words, ", ")
 }
 
 func outcomeOf(done string, err error) string {

@@ -50,90 +50,96 @@ func try() (missed int, err error) {
 		return 0, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
+	if *remove != "" {
+		return 0, tryRemovals(dir, strings.Split(*remove, ","))
+	}
 	chosen := slices.DeleteFunc(slices.Clone(mutants), func(m mutant) bool {
 		return flag.NArg() > 0 && !slices.Contains(flag.Args(), m.name)
 	})
-	if *remove != "" {
-		chosen = nil
-		for file := range strings.SplitSeq(*remove, ",") {
-			more, err := removals(file)
-			if err != nil {
-				return 0, err
-			}
-			chosen = append(chosen, more...)
-		}
-	}
-	verdicts := make([]string, len(chosen))
+	found := atWork(len(chosen), func(i int) string {
+		m := chosen[i]
+		return fmt.Sprintf("| %s | %s | %s |", m.name, m.file, m.try(filepath.Join(dir, fmt.Sprint(i))))
+	})
+	fmt.Printf("%d of %d found\n", found, len(chosen))
+	return len(chosen) - found, nil
+}
+
+// atWork does things side by side, prints what comes of each, and counts those without a NOT.
+func atWork(n int, do func(i int) string) (found int) {
+	verdicts := make([]string, n)
 	var work sync.WaitGroup
-	free := make(chan struct{}, runtime.NumCPU())
-	for i, m := range chosen {
+	free := make(chan struct{}, 1+runtime.NumCPU()) // some wait for a real server
+	for i := range verdicts {
+		free <- struct{}{}
 		work.Go(func() {
-			free <- struct{}{}
 			defer func() { <-free }()
-			verdicts[i] = m.try(filepath.Join(dir, fmt.Sprint(i)))
-			fmt.Printf("| %s | %s | %s |\n", m.name, m.file, verdicts[i])
+			verdicts[i] = do(i)
+			fmt.Println(verdicts[i])
 		})
 	}
 	work.Wait()
 	for _, v := range verdicts {
-		if strings.HasPrefix(v, "NOT") {
-			missed++
+		if !strings.Contains(v, "| NOT") {
+			found++
 		}
 	}
-	fmt.Printf("%d of %d found\n", len(chosen)-missed, len(chosen))
-	return missed, nil
+	return found
 }
 
 // try tells what finds the mutant.
 func (m mutant) try(dir string) string {
-	test, err := m.compile(dir)
+	source, err := os.ReadFile(m.file)
 	if err != nil {
 		return "NOT TRIED: " + err.Error()
 	}
-	if m.space != "" {
-		name := regexp.QuoteMeta(strings.ReplaceAll(m.space, " ", "-"))
-		out, ok := run(test, "^TestExplore$/^"+name+"$")
-		switch {
-		case !ok:
-			return "exploration: " + m.space + ", " + after(out)
-		case !strings.Contains(out, "explored: "):
-			return "NOT TRIED: there is no space " + m.space
-		}
+	if n := strings.Count(string(source), m.old); n != 1 {
+		return fmt.Sprintf("NOT TRIED: its text occurs %d times", n)
 	}
-	if out, ok := run(test, "^TestScenarios$"); !ok {
-		how := "scenario " + failed(out)
-		if m.space != "" {
-			return "NOT FOUND by " + m.space + ", but by " + how
-		}
-		return how
+	test, err := compile(dir, map[string]string{m.file: strings.Replace(string(source), m.old, m.new, 1)})
+	if err != nil {
+		return "NOT TRIED: " + err.Error()
 	}
-	if out, ok := run(test, "."); !ok {
-		return "test " + failed(out)
+	if m.space == "" {
+		return inTests(test)
+	}
+	name := regexp.QuoteMeta(strings.ReplaceAll(m.space, " ", "-"))
+	out, ok := run(test, "^TestExplore$/^"+name+"$", "5m", "CACHE_EXPLORE=long", "CACHE_EXPLORE_HERE=1")
+	switch {
+	case !ok:
+		return "exploration: " + m.space + ", " + after(out)
+	case !strings.Contains(out, "explored: "):
+		return "NOT TRIED: there is no space " + m.space
+	}
+	return "NOT FOUND by " + m.space + ", but by " + inTests(test)
+}
+
+// inTests tells which of the tests finds what is compiled into them: scenarios first.
+func inTests(test string, env ...string) string {
+	for _, pattern := range []string{"^TestScenarios$", "."} {
+		if out, ok := run(test, pattern, "1m", append(env, "CACHE_EXPLORE=some")...); !ok {
+			return failed(out)
+		}
 	}
 	return "NOT FOUND"
 }
 
-// compile makes a test binary of the package with the mutant in it.
-func (m mutant) compile(dir string) (string, error) {
-	if err := os.Mkdir(dir, 0o700); err != nil {
+// compile makes a test binary of the package in which these files are others.
+func compile(dir string, files map[string]string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
-	path, err := filepath.Abs(m.file)
-	if err != nil {
-		return "", err
+	replace := map[string]string{}
+	for file, text := range files {
+		path, err := filepath.Abs(file)
+		if err != nil {
+			return "", err
+		}
+		replace[path] = filepath.Join(dir, "changed-"+filepath.Base(file))
+		if err := os.WriteFile(replace[path], []byte(text), 0o600); err != nil {
+			return "", err
+		}
 	}
-	source, err := os.ReadFile(path)
-	if err != nil {
-		return "", err
-	}
-	if n := strings.Count(string(source), m.old); n != 1 {
-		return "", fmt.Errorf("its text occurs %d times", n)
-	}
-	changed := filepath.Join(dir, "changed"+filepath.Ext(m.file))
-	if err := os.WriteFile(changed, []byte(strings.Replace(string(source), m.old, m.new, 1)), 0o600); err != nil {
-		return "", err
-	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {path: changed}})
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
 	if err != nil {
 		return "", err
 	}
@@ -150,19 +156,16 @@ func (m mutant) compile(dir string) (string, error) {
 }
 
 // run reports whether the tests pass.
-func run(test, pattern string) (string, bool) {
-	cmd := exec.Command(test, "-test.run", pattern, "-test.v", "-test.failfast", "-test.timeout=5m")
-	cmd.Env = append(os.Environ(), "CACHE_EXPLORE=some", "GOMAXPROCS=1", "GOGC=1000")
-	if strings.Contains(pattern, "TestExplore") {
-		cmd.Env = append(cmd.Env, "CACHE_EXPLORE=long", "CACHE_EXPLORE_HERE=1")
-	}
+func run(test, pattern, timeout string, env ...string) (string, bool) {
+	cmd := exec.Command(test, "-test.run", pattern, "-test.v", "-test.failfast", "-test.timeout="+timeout)
+	cmd.Env = append(append(os.Environ(), "GOMAXPROCS=1", "GOGC=1000"), env...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err == nil
 }
 
 var (
 	numbers = regexp.MustCompile(`(\d+) states, (\d+) schedules, (\d+) ended early`)
-	subtest = regexp.MustCompile(`--- FAIL: (?:TestScenarios/)?(\S+)`)
+	subtest = regexp.MustCompile(`--- FAIL: (\S+)`)
 	promise = regexp.MustCompile(`(?m)^ *(P\d+|stuck|panic|.* has never happened|[^ ]+ runs \d+ loads)\b.*$`)
 )
 
@@ -178,16 +181,16 @@ func after(out string) string {
 	return text
 }
 
+// failed names a test that failed, with its subtest.
 func failed(out string) string {
-	var names []string
+	name := ""
 	for _, f := range subtest.FindAllStringSubmatch(out, -1) {
-		names = append(names, f[1])
+		if strings.HasPrefix(f[1], name) {
+			name = f[1]
+		}
 	}
-	if len(names) == 0 {
-		return "(the test ends)"
+	if name == "" {
+		return "(the tests end)"
 	}
-	if len(names) > 2 {
-		return fmt.Sprintf("%s and %d more", names[0], len(names)-1)
-	}
-	return strings.Join(names, ", ")
+	return name
 }
