@@ -295,6 +295,9 @@ func TestUnreadable(t *testing.T) {
 				if _, ok := ps["A"].cache.Get(background, "k"); ok {
 					t.Error("Get found something")
 				}
+				if s := ps["A"].cache.Stats(); s.Unreadable+s.RedisErrors != 1 { // a list is refused by the server
+					t.Errorf("%+v", s)
+				}
 				a := ps["A"].get(background, "k", loads(time.Second, "v"))
 				b := ps["B"].get(background, "k", loads(time.Second, "v"))
 				time.Sleep(time.Second)
