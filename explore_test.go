@@ -20,6 +20,7 @@ var spaces = []space{
 	{name: "cold, a fault", at: explore.Some, processes: 2, callers: 1, faults: 1, kinds: "fail repeat late evict crash cancel close error panic"},
 	{name: "callers", at: explore.Some, processes: 2, callers: 2, local: true},
 	{name: "deletion of what is remembered", at: explore.Some, processes: 2, callers: 1, local: true, warm: true, writes: 1, writer: "A"},
+	{name: "abandoned", at: explore.Some, processes: 1, callers: 2, abandoned: true, faults: 1, kinds: "cancel"},
 	{name: "real: cold", at: explore.Some, real: true, processes: 3, callers: 1},
 	{name: "real: a fault", at: explore.Some, real: true, processes: 2, callers: 1, faults: 1, kinds: "repeat late evict crash"},
 
@@ -30,7 +31,7 @@ var spaces = []space{
 	{name: "failovers", at: explore.Complete, processes: 2, callers: 1, local: true, faults: 1, kinds: "failover"},
 	{name: "deletion and failover", at: explore.Complete, processes: 1, callers: 1, local: true, writes: 1, writer: "W", faults: 1, kinds: "failover"},
 	{name: "callers, each fault", at: explore.Complete, processes: 2, callers: 2, faults: 1, kinds: "crash close cancel error panic"},
-	{name: "abandoned", at: explore.Complete, processes: 1, callers: 2, abandoned: true, faults: 2, kinds: "cancel"},
+	{name: "abandoned twice", at: explore.Complete, processes: 1, callers: 2, abandoned: true, faults: 2, kinds: "cancel"},
 	{name: "deletion, each fault", at: explore.Complete, processes: 1, callers: 1, local: true, writes: 1, writer: "W", faults: 1, kinds: "fail repeat late evict stream restart"},
 	{name: "deletion by another", at: explore.Complete, processes: 1, callers: 2, local: true, writes: 1, writer: "W"},
 	{name: "deletion during reads", at: explore.Complete, processes: 1, callers: 2, warm: true, writes: 1, writer: "W"},

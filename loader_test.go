@@ -303,3 +303,24 @@ func TestCloseDuringLoad(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
+
+// Whatever panics in a flight, its callers hear of it. Loaders and codecs have guards of their own.
+func TestFlightPanics(t *testing.T) {
+	fs := newFlights()
+	for range 2 {
+		f, err := fs.join("k", func() *flight {
+			f := &flight{key: "k", landed: make(chan struct{})}
+			f.ctx, f.cancel = context.WithCancelCause(background)
+			return f
+		}, func(*flight) *result { panic("of ours") })
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-f.landed
+		var p *PanicError
+		if !errors.As(f.res.err, &p) || p.Value != "of ours" || len(p.Stack) == 0 {
+			t.Errorf("%+v", f.res)
+		}
+	}
+	fs.close()
+}
