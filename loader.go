@@ -181,8 +181,8 @@ func (fs *flights) forgetAll() {
 	}
 }
 
-// enter waits until fewer than two loads of f's key run, and takes a slot for one: f.leave gives it back. While it
-// waits it looks whether a load is still needed: look returns a result if it is not, or has become pointless.
+// enter waits until fewer than two loads of f's key run, and takes a slot for one: f.leave gives it back, at the latest
+// when the flight lands. While it waits it looks whether a load is still needed: look returns a result if it is not, or has become pointless.
 func (fs *flights) enter(f *flight, look func() *result) *result {
 	fs.mu.Lock()
 	l := fs.loading[f.key]
@@ -218,11 +218,7 @@ func (fs *flights) enter(f *flight, look func() *result) *result {
 		select {
 		case l.slots <- struct{}{}:
 			entered()
-			if res := look(); res != nil {
-				f.leave()
-				return res
-			}
-			return nil
+			return look()
 		case <-tick.C:
 			if res := look(); res != nil {
 				done()

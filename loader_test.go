@@ -31,6 +31,38 @@ func TestOneLoad(t *testing.T) {
 	})
 }
 
+// A loader's context ends with its load: what it has started and left behind is told.
+func TestLoaderContextEnds(t *testing.T) {
+	alike(t, Options{}, func(t *testing.T, p *proc) {
+		var given context.Context
+		p.get(background, "k", func(ctx context.Context, _ string) (string, error) {
+			given = ctx
+			return "v", ctx.Err()
+		}).must(t, "v", nil, 0)
+		if given.Err() == nil {
+			t.Error("it goes on")
+		}
+	})
+}
+
+// A load that nobody waits for, and that does not mind being cancelled, is counted when it returns after all.
+func TestLateLoad(t *testing.T) {
+	alike(t, Options{CancelAbandoned: true}, func(t *testing.T, p *proc) {
+		ctx, cancel := context.WithCancel(background)
+		p.get(ctx, "k", func(context.Context, string) (string, error) {
+			time.Sleep(time.Second)
+			return "late", nil
+		})
+		synctest.Wait()
+		cancel()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if s := p.cache.Stats(); s.LateLoads != 1 || s.Loads != 1 || s.LoadsAbandoned != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 // P6: the caller that started the load is cancelled; the others get the value. So does whoever comes later.
 func TestStarterCancelled(t *testing.T) {
 	alike(t, Options{}, func(t *testing.T, p *proc) {
@@ -304,15 +336,94 @@ func TestCloseDuringLoad(t *testing.T) {
 	})
 }
 
+// Calls after a deletion, of one key or of all that may be, do not join a flight of before it.
+func TestForget(t *testing.T) {
+	fs := newFlights()
+	end := make(chan struct{})
+	join := func() *flight {
+		f, err := fs.join("k", func() *flight { return newTestFlight("k") }, func(*flight) *result {
+			<-end
+			return &result{}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	first := join()
+	if join() != first {
+		t.Error("two flights")
+	}
+	fs.forget("other")
+	if join() != first {
+		t.Error("two flights")
+	}
+	fs.forget("k")
+	second := join()
+	if second == first {
+		t.Error("joined what was forgotten")
+	}
+	fs.forgetAll()
+	if third := join(); third == first || third == second {
+		t.Error("joined what was forgotten")
+	}
+	close(end)
+	fs.close()
+}
+
+// Two loads of a key may run; a third waits, looks whether it is needed still, and leaves nothing behind.
+func TestLoadsPerKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := newFlights()
+		unasked := func() *result { t.Error("looked"); return nil }
+		var fl [6]*flight
+		for i := range fl {
+			fl[i] = newTestFlight("k")
+		}
+		if fs.enter(fl[0], unasked) != nil || fs.enter(fl[1], unasked) != nil {
+			t.Fatal("two may")
+		}
+		began := time.Now()
+		found := &result{}
+		if res := fs.enter(fl[2], func() *result { return found }); res != found || time.Since(began) != pollMost || fl[2].leave != nil {
+			t.Errorf("%+v after %v", res, time.Since(began))
+		}
+		fl[3].cancel(ErrClosed)
+		if res := fs.enter(fl[3], unasked); res == nil || !errors.Is(res.err, ErrClosed) {
+			t.Errorf("%+v", res)
+		}
+		looks := 0
+		for i, f := range fl[4:] {
+			time.AfterFunc(time.Millisecond, func() { fl[i].leave() })
+			if res := fs.enter(f, func() *result { looks++; return nil }); res != nil || f.leave == nil {
+				t.Errorf("%+v", res)
+			}
+		}
+		if looks != 2 {
+			t.Errorf("%d looks", looks)
+		}
+		for _, f := range fl {
+			if f.leave != nil {
+				f.leave()
+			}
+		}
+		if len(fs.loading) != 0 {
+			t.Error("something is left")
+		}
+	})
+}
+
+func newTestFlight(key string) *flight {
+	f := &flight{key: key, landed: make(chan struct{})}
+	f.ctx, f.cancel = context.WithCancelCause(background)
+	return f
+}
+
 // Whatever panics in a flight, its callers hear of it. Loaders and codecs have guards of their own.
 func TestFlightPanics(t *testing.T) {
 	fs := newFlights()
 	for range 2 {
-		f, err := fs.join("k", func() *flight {
-			f := &flight{key: "k", landed: make(chan struct{})}
-			f.ctx, f.cancel = context.WithCancelCause(background)
-			return f
-		}, func(*flight) *result { panic("of ours") })
+		f, err := fs.join("k", func() *flight { return newTestFlight("k") }, func(*flight) *result { panic("of ours") })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -126,7 +126,6 @@ func (c *core) shared(f *flight) *result {
 		if failed == nil && got.outcome == hit {
 			raw = got.record
 			if res, err = c.use(f, raw, since, asOf, true); res != nil {
-				f.leave()
 				c.stats.redisHits.Add(1)
 				return res
 			}

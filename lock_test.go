@@ -45,6 +45,10 @@ func TestOneLoadInTheFleet(t *testing.T) {
 		if n := w.Sent("A") + w.Sent("B") + w.Sent("C") - before; n != 3+2+2 {
 			t.Errorf("%d commands", n)
 		}
+		raw, _ := w.Redis.Get(fullKey)
+		if h, _, err := record.Open([]byte(raw)); err != nil || h.Cost != 300*time.Millisecond {
+			t.Errorf("%+v, %v", h, err)
+		}
 	})
 }
 

@@ -2,7 +2,7 @@
 // exploration of schedules, then the scenarios, then all tests of the package. It fails if a mutant is not found.
 //
 //	go run ./internal/mutants [name ...]
-//	go run ./internal/mutants -remove lock.go,loader.go
+//	go run ./internal/mutants -remove lock.go,loader.go [lock.go:130 ...]
 //
 // The second form removes each statement of the files in turn; some of those make no difference, and some do not compile.
 // It takes many minutes, because each mutant is compiled.
@@ -51,7 +51,7 @@ func try() (missed int, err error) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	if *remove != "" {
-		return 0, tryRemovals(dir, strings.Split(*remove, ","))
+		return 0, tryRemovals(dir, strings.Split(*remove, ","), flag.Args())
 	}
 	chosen := slices.DeleteFunc(slices.Clone(mutants), func(m mutant) bool {
 		return flag.NArg() > 0 && !slices.Contains(flag.Args(), m.name)
