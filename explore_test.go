@@ -43,6 +43,7 @@ var spaces = []space{
 	{name: "refresh, each fault", at: explore.Complete, processes: 2, warm: true, refreshes: 2, faults: 1, kinds: "fail repeat late evict crash error"},
 	{name: "refresh and callers", at: explore.Complete, processes: 2, callers: 1, warm: true, refreshes: 1},
 	{name: "refresh and deletion", at: explore.Complete, processes: 1, local: true, warm: true, refreshes: 1, writes: 1, writer: "W", faults: 1, kinds: "fail repeat late evict"},
+	{name: "real: three processes, a fault", at: explore.Complete, real: true, processes: 3, callers: 1, faults: 1, kinds: "late crash"},
 	{name: "real: callers", at: explore.Complete, real: true, processes: 2, callers: 2, local: true},
 	{name: "real: each fault", at: explore.Complete, real: true, processes: 2, callers: 1, faults: 1, kinds: "fail late evict restart crash close cancel error panic"},
 	{name: "real: refresh", at: explore.Complete, real: true, processes: 2, warm: true, refreshes: 2, faults: 1, kinds: "fail late evict error"},
@@ -59,6 +60,7 @@ var spaces = []space{
 	{name: "deletion by a caller, a lost reply", at: explore.Long, processes: 1, callers: 2, writes: 1, writer: "A", faults: 1, kinds: "fail:commit"},
 	{name: "deletion by another, a fault", at: explore.Long, processes: 1, callers: 2, writes: 1, writer: "W", faults: 1, kinds: "fail:commit late:acquire late:commit"},
 	{name: "real: slow and paused", at: explore.Long, real: true, processes: 2, callers: 1, faults: 1, kinds: "slow pause"},
+	{name: "real: deletion during reads", at: explore.Long, real: true, processes: 1, callers: 2, warm: true, writes: 1, writer: "W"},
 	{name: "real: deletion during loads", at: explore.Long, real: true, processes: 2, callers: 1, writes: 1, writer: "A"},
 	{name: "real: deletion of what is remembered", at: explore.Long, real: true, processes: 2, callers: 1, local: true, warm: true, writes: 1, writer: "A"},
 }

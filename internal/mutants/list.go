@@ -44,7 +44,7 @@ var mutants = []mutant{
 	{"cancellation is ignored", "cache.go", "		case <-ctx.Done():\n			select { // a result", "		case <-(chan struct{})(nil):\n			select { // a result", "cold, a fault"},
 	{"Close leaves callers waiting", "cache.go", "		case <-c.closing:\n			return nil, ErrClosed\n		}\n		res := f.res", "		case <-make(chan struct{}):\n			return nil, ErrClosed\n		}\n		res := f.res", "cold, a fault"},
 	{"a dying flight is joined", "loader.go", "		fs.removeLocked(f)\n		f.cancel(errAbandoned)", "		f.cancel(errAbandoned)", "abandoned"},
-	{"an abandoned load goes on", "loader.go", "		fs.removeLocked(f)\n		f.cancel(errAbandoned)", "		fs.removeLocked(f)", "abandoned"},
+	{"an abandoned load goes on", "loader.go", "		fs.removeLocked(f)\n		f.cancel(errAbandoned)", "		fs.removeLocked(f)", "abandoned twice"},
 	{"a panic is a success", "loader.go", "			r.err = &PanicError{Value: p, Stack: debug.Stack()}", "			r.err, r.value = nil, 0\n			_ = debug.Stack", "cold, a fault"},
 	{"loads of a key without bound", "loader.go", "const loadsPerKey = 2", "const loadsPerKey = 200", ""},
 
