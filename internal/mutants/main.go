@@ -105,6 +105,7 @@ func (m mutant) try(dir string) string {
 	name := regexp.QuoteMeta(strings.ReplaceAll(m.space, " ", "-"))
 	out, ok := run(test, "^TestExplore$/^"+name+"$", "5m", "CACHE_EXPLORE=long", "CACHE_EXPLORE_HERE=1")
 	switch {
+	case strings.Contains(out, "panic: test timed out"): // the space is too large
 	case !ok:
 		return "exploration: " + m.space + ", " + after(out)
 	case !strings.Contains(out, "explored: "):
