@@ -194,14 +194,16 @@ func (b *backend) joined(c *core, key string, n int) {
 	b.eventually("callers in a flight", func() bool { return callers(c, key) == n })
 }
 
-// callers is how many share the flight for a key.
-func callers(c *core, key string) int {
+// callers is how many wait in flights for a key.
+func callers(c *core, key string) (n int) {
 	c.flights.mu.Lock()
 	defer c.flights.mu.Unlock()
-	if f := c.flights.current[key]; f != nil {
-		return f.callers
+	for f := range c.flights.all { // also those that were forgotten, because the subscription was lost
+		if f.key == key {
+			n += f.callers
+		}
 	}
-	return 0
+	return n
 }
 
 // gate is a loader that begins, and returns when it is let go.

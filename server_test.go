@@ -62,7 +62,10 @@ func collapse(t *testing.T, caches []*Cache[string], key string) int32 {
 	t.Helper()
 	var loads atomic.Int32
 	var wg sync.WaitGroup
+	defer wg.Wait()
 	free := make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(free) })
+	defer letGo()
 	for _, c := range caches {
 		for range 20 {
 			wg.Go(func() {
@@ -80,7 +83,7 @@ func collapse(t *testing.T, caches []*Cache[string], key string) int32 {
 	for _, c := range caches {
 		eventually(t, "all callers in a flight", func() bool { return callers(c.core, key) == 20 })
 	}
-	close(free)
+	letGo()
 	wg.Wait()
 	return loads.Load()
 }
