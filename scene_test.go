@@ -464,9 +464,14 @@ func (s *stage) end() {
 
 // options understands "a b=c".
 func options(words []string) map[string]string {
+	const known = " load within ttl fails notfound panics exits hangs deletes nests" +
+		" negative local lease timeout version name max no-compression cancel-abandoned no-retries no-redis "
 	opts := map[string]string{}
 	for _, w := range words {
 		name, value, _ := strings.Cut(w, "=")
+		if len(name) > 1 && !strings.Contains(known, " "+name+" ") { // a letter is a process to start
+			panic("no such option: " + name)
+		}
 		opts[name] = value
 	}
 	return opts
