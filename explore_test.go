@@ -127,10 +127,15 @@ func (a *apart) report(t *testing.T) {
 	if a.err != nil {
 		t.Fatalf("%v\n%s", a.err, a.out)
 	}
+	explored := false
 	for line := range strings.Lines(string(a.out)) {
 		if _, numbers, ok := strings.Cut(line, "explored: "); ok {
 			t.Log(strings.TrimSpace(numbers))
+			explored = true
 		}
+	}
+	if !explored {
+		t.Errorf("nothing was explored:\n%s", a.out)
 	}
 }
 

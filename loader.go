@@ -182,7 +182,8 @@ func (fs *flights) forgetAll() {
 }
 
 // enter waits until fewer than two loads of f's key run, and takes a slot for one: f.leave gives it back, at the latest
-// when the flight lands. While it waits it looks whether a load is still needed: look returns a result if it is not, or has become pointless.
+// when the flight lands. While it waits it looks whether a load is still needed: look returns a result if it is not, or
+// has become pointless.
 func (fs *flights) enter(f *flight, look func() *result) *result {
 	fs.mu.Lock()
 	l := fs.loading[f.key]
