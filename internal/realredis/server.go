@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -23,6 +25,8 @@ type Server struct {
 	t    testing.TB
 	path string
 	args []string
+	env  []string
+	skew string // file with the offset of its clock
 	out  bytes.Buffer
 	cmd  *exec.Cmd     // nil if it does not run
 	done chan struct{} // closed when it has ended
@@ -31,18 +35,57 @@ type Server struct {
 // Start starts a server without persistence. More arguments are as on its command line.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
+	return start(t, &Server{t: t, args: args})
+}
+
+// StartWithClock is Start for a server whose clock can be set, by libfaketime.
+func StartWithClock(t testing.TB, args ...string) *Server {
+	t.Helper()
+	found, _ := filepath.Glob("/usr/lib/*/faketime/libfaketime.so.1")
+	if len(found) == 0 {
+		missing(t, "libfaketime (Debian's package of that name)", nil)
+	}
+	s := &Server{t: t, args: args, skew: filepath.Join(t.TempDir(), "skew")}
+	s.SetClock(0)
+	s.env = []string{
+		// libc comes before jemalloc: libfaketime 0.9.10 does not survive that jemalloc asks for the time while
+		// it is being initialized itself.
+		"LD_PRELOAD=" + found[0] + ":libc.so.6",
+		"FAKETIME_TIMESTAMP_FILE=" + s.skew, "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1",
+	}
+	return start(t, s)
+}
+
+// SetClock makes the server's clock go before the machine's by d from now on.
+func (s *Server) SetClock(d time.Duration) {
+	s.t.Helper()
+	next := s.skew + ".next"
+	err := os.WriteFile(next, fmt.Appendf(nil, "%+.6f\n", d.Seconds()), 0o600)
+	if err = errors.Join(err, os.Rename(next, s.skew)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// missing skips a test that needs what is not here, or fails it.
+func missing(t testing.TB, what string, err error) {
+	t.Helper()
+	if os.Getenv("CACHE_REQUIRE_REDIS") == "1" {
+		t.Fatalf("CACHE_REQUIRE_REDIS is 1, and there is no %s: %v", what, err)
+	}
+	t.Skipf("SKIPPED: needs %s: %v", what, err)
+}
+
+func start(t testing.TB, s *Server) *Server {
+	t.Helper()
 	name := os.Getenv("CACHE_REDIS_SERVER")
 	if name == "" {
 		name = "redis-server"
 	}
 	path, err := exec.LookPath(name)
 	if err != nil {
-		if os.Getenv("CACHE_REQUIRE_REDIS") == "1" {
-			t.Fatalf("CACHE_REQUIRE_REDIS is 1, and there is no redis-server: %v", err)
-		}
-		t.Skipf("SKIPPED: needs a real Redis: %v", err)
+		missing(t, "a redis-server", err)
 	}
-	s := &Server{t: t, path: path, args: args}
+	s.path = path
 	t.Cleanup(s.Kill)
 	for range 10 { // another process may take the free port first
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -99,6 +142,7 @@ func (s *Server) run() error {
 	cmd := exec.Command(s.path, append([]string{
 		"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", os.TempDir(),
 	}, s.args...)...)
+	cmd.Env = append(os.Environ(), s.env...)
 	cmd.Stdout, cmd.Stderr = &s.out, &s.out
 	if err := cmd.Start(); err != nil {
 		return err

@@ -1,0 +1,137 @@
+package faults
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+)
+
+// board is memory that all processes of a plan share: the origin, and what has been promised about it. It orders events
+// of different processes without a clock: what a caller finds here before it asks, it may count on in the answer.
+type board struct {
+	// restores is raised before a restart that may lose deletions, and between two values of it nothing is promised.
+	restores atomic.Uint64
+	keys     [boardKeys]boardKey
+	workers  [boardWorkers]boardWorker
+}
+
+const (
+	boardKeys    = 64
+	boardWorkers = 64
+	confirmKept  = 1024
+)
+
+// boardKey is a key at the origin.
+type boardKey struct {
+	version atomic.Uint64 // what the origin says now
+	floor   atomic.Uint64 // no call that begins now may return an older version: restores, then version
+	lost    atomic.Uint64 // what the floor was before a restart that may have lost deletions
+	loads   atomic.Uint64
+	// When deletions were confirmed, in Unix ns, by version; 0: not.
+	confirmed [confirmKept]atomic.Int64
+	// What each worker is loading: version + 1.
+	loading [boardWorkers]atomic.Uint64
+}
+
+// boardWorker is what a process counts; it outlives the process.
+type boardWorker struct {
+	stopped                                atomic.Int64 // time in ns that it was stopped for or is about to be
+	calls, updates, unconfirmed            atomic.Uint64
+	loads, duplicates                      atomic.Uint64
+	own, ended, panics, abandoned          atomic.Uint64 // errors of the loader's, of the caller's context, ...
+	memoryStale, lostStale                 atomic.Uint64
+	memoryOldest, longestWait, latestEnded atomic.Int64 // ns
+}
+
+// mapBoard maps the file, which newBoard has made.
+func mapBoard(path string) (*board, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := syscall.Mmap(int(f.Fd()), 0, int(unsafe.Sizeof(board{})), syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
+	if err != nil {
+		return nil, err
+	}
+	return (*board)(unsafe.Pointer(&b[0])), nil
+}
+
+func newBoard(t testing.TB) (string, *board) {
+	t.Helper()
+	path := t.TempDir() + "/board"
+	err := os.WriteFile(path, make([]byte, unsafe.Sizeof(board{})), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := mapBoard(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = syscall.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(b)), unsafe.Sizeof(board{})))
+	})
+	return path, b
+}
+
+// raise makes n the value of a unless it is larger already.
+func raise[T uint64 | int64](a interface {
+	Load() T
+	CompareAndSwap(old, next T) bool
+}, n T,
+) {
+	for {
+		old := a.Load()
+		if old >= n || a.CompareAndSwap(old, n) {
+			return
+		}
+	}
+}
+
+// versionBits are those of a floor that hold the version.
+const versionBits = 40
+
+// restore is called before a restart that may lose deletions.
+func (b *board) restore() {
+	old := b.restores.Load()
+	for i := range b.keys {
+		k := &b.keys[i]
+		raise(&k.lost, k.least(old))
+	}
+	b.restores.Store(old + 1)
+}
+
+// least returns the oldest version that may be returned if that many restarts have lost deletions.
+func (k *boardKey) least(restores uint64) uint64 {
+	floor := k.floor.Load()
+	if floor>>versionBits != restores {
+		return 0
+	}
+	return floor & (1<<versionBits - 1)
+}
+
+// confirm says that a deletion by which a key got this version has been confirmed. It began after so many restarts.
+func (k *boardKey) confirm(restores, version uint64) {
+	k.confirmed[version%confirmKept].Store(time.Now().UnixNano())
+	raise(&k.floor, restores<<versionBits|version)
+}
+
+// outdated returns for how long, at the time given, a version had been too old.
+func (k *boardKey) outdated(version, floor uint64, at time.Time) time.Duration {
+	var first int64
+	for v := max(version+1, floor-min(floor, confirmKept-1)); v <= floor; v++ {
+		if c := k.confirmed[v%confirmKept].Load(); c != 0 && (first == 0 || c < first) {
+			first = c
+		}
+	}
+	if first == 0 {
+		return 0
+	}
+	return max(at.Sub(time.Unix(0, first)), 0)
+}
+
+func keyName(i int) string { return fmt.Sprintf("key-%d", i) }

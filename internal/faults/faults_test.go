@@ -1,0 +1,165 @@
+package faults
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(workerVariable); spec != "" {
+		if err := work(spec); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	redis.SetLogger(quiet{})
+	os.Exit(m.Run())
+}
+
+// seeds are the plans to be played: those that CACHE_FAULTS names, as in "7" or "1-100", or a few.
+func seeds(t *testing.T) (found []uint64) {
+	t.Helper()
+	first, last, several := strings.Cut(cmp.Or(os.Getenv("CACHE_FAULTS"), "1-4"), "-")
+	a, err := strconv.ParseUint(first, 10, 32)
+	b := a
+	if err == nil && several {
+		b, err = strconv.ParseUint(last, 10, 32)
+	}
+	if err != nil {
+		t.Fatalf("CACHE_FAULTS: %v", err)
+	}
+	for s := a; s <= b; s++ {
+		found = append(found, s)
+	}
+	return found
+}
+
+// TestFaults plays plans and holds what callers saw against the promises. A plan that breaks one is printed, and
+// CACHE_FAULTS=its seed plays it again, though not with the same timing.
+func TestFaults(t *testing.T) {
+	var results []*result
+	for _, seed := range seeds(t) {
+		ok := t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			p := newPlan(seed)
+			f := newFleet(t, p)
+			f.play()
+			f.check()
+			if len(f.broken) > 0 {
+				t.Errorf("%v\n%s", p, strings.Join(f.broken, "\n"))
+			} else {
+				t.Log(p)
+			}
+			r := f.result()
+			t.Log(r)
+			results = append(results, r)
+		})
+		if !ok && testing.Verbose() {
+			t.Logf("plan %d failed", seed)
+		}
+	}
+	if testing.Verbose() {
+		t.Log("\n" + table(results))
+	}
+}
+
+// result is what a plan showed.
+type result struct {
+	seed   uint64
+	faults map[string]int
+	broken int
+	boardSums
+}
+
+type boardSums struct {
+	calls, updates, unconfirmed, loads, duplicates uint64
+	own, ended, panics, abandoned                  uint64
+	memoryStale, lostStale                         uint64
+	memoryOldest, longestWait, latestEnded         time.Duration
+}
+
+func (f *fleet) result() *result {
+	r := &result{seed: f.plan.seed, faults: make(map[string]int), broken: len(f.broken)}
+	for _, ft := range f.plan.faults {
+		r.faults[ft.kind]++
+	}
+	for i := range f.board.workers {
+		w := &f.board.workers[i]
+		r.add(&boardSums{
+			w.calls.Load(), w.updates.Load(), w.unconfirmed.Load(), w.loads.Load(), w.duplicates.Load(),
+			w.own.Load(), w.ended.Load(), w.panics.Load(), w.abandoned.Load(), w.memoryStale.Load(), w.lostStale.Load(),
+			time.Duration(w.memoryOldest.Load()), time.Duration(w.longestWait.Load()), time.Duration(w.latestEnded.Load()),
+		})
+	}
+	return r
+}
+
+func (s *boardSums) add(o *boardSums) {
+	s.calls += o.calls
+	s.updates += o.updates
+	s.unconfirmed += o.unconfirmed
+	s.loads += o.loads
+	s.duplicates += o.duplicates
+	s.own += o.own
+	s.ended += o.ended
+	s.panics += o.panics
+	s.abandoned += o.abandoned
+	s.memoryStale += o.memoryStale
+	s.lostStale += o.lostStale
+	s.memoryOldest = max(s.memoryOldest, o.memoryOldest)
+	s.longestWait = max(s.longestWait, o.longestWait)
+	s.latestEnded = max(s.latestEnded, o.latestEnded)
+}
+
+func (r *result) String() string { return table([]*result{r}) }
+
+// table sums results up, as docs/reliability.md has it.
+func table(results []*result) string {
+	var s boardSums
+	kinds := make(map[string]int)
+	faults, broken := 0, 0
+	for _, r := range results {
+		s.add(&r.boardSums)
+		broken += r.broken
+		for k, n := range r.faults {
+			kinds[k] += n
+			faults += n
+		}
+	}
+	ms := func(d time.Duration) string { return d.Round(time.Millisecond).String() }
+	var b strings.Builder
+	row := func(what string, value any) { fmt.Fprintf(&b, "| %s | %v |\n", what, value) }
+	b.WriteString("| | |\n|---|---|\n")
+	row("plans", len(results))
+	row("faults", faults)
+	for _, k := range slices.SortedFunc(maps.Keys(kinds), func(a, b string) int {
+		return cmp.Or(kinds[b]-kinds[a], strings.Compare(a, b))
+	}) {
+		row("... "+k, kinds[k])
+	}
+	row("calls", s.calls)
+	row("changes of the origin, each with `Delete` or `Set`", s.updates)
+	row("... that were not confirmed", s.unconfirmed)
+	row("loads", s.loads)
+	row("... while another process was loading the same version", s.duplicates)
+	row("errors of the loader's own, returned unchanged", s.own)
+	row("panics of the loader's", s.panics)
+	row("ends of a caller's own context", s.ended)
+	row("loads that did not see the end of their context in time", s.abandoned)
+	row("**promises broken**, of them errors that P3 forbids and values older than a confirmed deletion", broken)
+	row("values older than a deletion, from another process's memory before it heard of it", s.memoryStale)
+	row("... at most, after the deletion was confirmed", ms(s.memoryOldest))
+	row("values older than a deletion that a restart with an old snapshot has lost", s.lostStale)
+	row("longest call", ms(s.longestWait))
+	row("latest return after a caller's deadline", ms(s.latestEnded))
+	return b.String()
+}

@@ -1,0 +1,123 @@
+package faults
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// plan is a fleet and what happens to it, decided by a seed.
+type plan struct {
+	seed    uint64
+	workers []job // their names, protocols and memories
+	faults  []fault
+}
+
+// fault is something that goes wrong at a time after the start, and for how long.
+type fault struct {
+	at, lasts time.Duration
+	kind      string
+	process   int // -1: it is not about a process
+	amount    time.Duration
+	count     int
+}
+
+// Kinds of faults. Those of the server follow one another, and so do the others: at most two are there at a time.
+var (
+	ofServer = []string{
+		"kill -9, restart empty", "kill -9, restart with an old snapshot", "SIGSTOP", "DEBUG SLEEP", "SCRIPT FLUSH",
+		"FLUSHALL", "CLIENT KILL", "clock jumps", "out of memory", "read-only", "garbage under keys",
+	}
+	ofNetwork = []string{
+		"connections cut", "unreachable", "half-open connections", "latency", "1-byte reads", "replies lost",
+		"replies repeated",
+	}
+	ofProcess = []string{"process SIGSTOP", "process kill -9"}
+)
+
+const (
+	planFirst  = 300 * time.Millisecond
+	planFaults = 3 * time.Second
+)
+
+// newPlan makes the plan of a seed.
+func newPlan(seed uint64) *plan {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	between := func(from, to time.Duration) time.Duration {
+		return (from + time.Duration(rng.Int64N(int64(to-from)))).Truncate(time.Millisecond)
+	}
+	p := &plan{seed: seed}
+	for i := range 3 {
+		j := job{Seed: seed, Name: i, Protocol: 2 + rng.IntN(2), LocalTTL: -1, Abandon: rng.IntN(4) == 0}
+		if rng.IntN(2) == 0 {
+			j.LocalTTL = 400 * time.Millisecond
+		}
+		p.workers = append(p.workers, j)
+	}
+	track := func(kinds []string) {
+		for at := between(planFirst, 2*planFirst); at < planFaults; at += between(50*time.Millisecond, 400*time.Millisecond) {
+			f := fault{at: at, kind: kinds[rng.IntN(len(kinds))], process: -1}
+			switch f.kind {
+			case "kill -9, restart empty", "kill -9, restart with an old snapshot":
+				f.lasts = between(time.Millisecond, 600*time.Millisecond)
+			case "SIGSTOP", "process SIGSTOP":
+				f.lasts = between(10*time.Millisecond, 3*lease)
+			case "DEBUG SLEEP":
+				f.lasts = between(10*time.Millisecond, 2*lease)
+			case "clock jumps":
+				f.amount = []time.Duration{
+					time.Hour, -time.Hour, 10 * time.Second, -10 * time.Second, 200 * time.Millisecond, -200 * time.Millisecond, 0,
+				}[rng.IntN(7)]
+			case "unreachable", "out of memory", "read-only", "1-byte reads":
+				f.lasts = between(10*time.Millisecond, 600*time.Millisecond)
+			case "latency":
+				f.lasts = between(100*time.Millisecond, 600*time.Millisecond)
+				f.amount = between(time.Millisecond, 80*time.Millisecond)
+			case "replies lost", "replies repeated":
+				f.count = 1 + rng.IntN(4)
+			case "garbage under keys":
+				f.count = 1 + rng.IntN(hotKeys)
+			}
+			if !slices.Contains(ofServer, f.kind) {
+				f.process = rng.IntN(len(p.workers))
+			}
+			p.faults = append(p.faults, f)
+			at += f.lasts
+		}
+	}
+	track(ofServer)
+	track(slices.Concat(ofNetwork, ofNetwork, ofProcess))
+	slices.SortStableFunc(p.faults, func(a, b fault) int { return int(a.at - b.at) })
+	return p
+}
+
+func (p *plan) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "plan %d:", p.seed)
+	for _, w := range p.workers {
+		memory := "no memory"
+		if w.LocalTTL > 0 {
+			memory = "memory " + w.LocalTTL.String()
+		}
+		fmt.Fprintf(&b, " process %c (RESP%d, %s)", 'A'+w.Name, w.Protocol, memory)
+	}
+	for _, f := range p.faults {
+		fmt.Fprintf(&b, "\n  %7v  ", f.at)
+		if f.process >= 0 {
+			fmt.Fprintf(&b, "%c: ", 'A'+f.process)
+		}
+		b.WriteString(f.kind)
+		if f.amount != 0 {
+			fmt.Fprintf(&b, " %v", f.amount)
+		}
+		if f.count != 0 {
+			fmt.Fprintf(&b, " (%d)", f.count)
+		}
+		if f.lasts != 0 {
+			fmt.Fprintf(&b, " for %v", f.lasts)
+		}
+	}
+	return b.String()
+}
