@@ -129,11 +129,13 @@ func (c *core) shared(f *flight) *result {
 				c.stats.redisHits.Add(1)
 				return res
 			}
-			if tries++; tries < unreadable && !errors.Is(err, errOther) {
+			failed = errReply
+		}
+		if errors.Is(failed, errReply) {
+			if tries++; tries < unreadable { // the same owner may ask again
 				f.leave()
 				continue
 			}
-			failed = errReply
 		}
 		switch {
 		case failed != nil:

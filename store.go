@@ -62,7 +62,7 @@ func newScriptStore(r *Redis) *scriptStore {
 // errForbidden means that scripts are not to be had here.
 var errForbidden = errors.New("cache: scripts forbidden")
 
-// run runs a script on the record under key.
+// run runs a script on the record under key. args begin with the owner, with which each reply ends.
 func (s *scriptStore) run(ctx context.Context, v verb, key string, args ...any) ([]any, error) {
 	if until := s.forbidden.Load(); until != 0 && int64(s.r.clock.local(time.Now())) < until {
 		return nil, errForbidden
@@ -92,17 +92,12 @@ func (s *scriptStore) run(ctx context.Context, v verb, key string, args ...any) 
 		default:
 			return nil, err
 		}
-		list, ok := reply.([]any)
-		if !ok {
-			list = []any{reply}
+		list, _ := reply.([]any)
+		if len(list) < 3 || list[len(list)-1] != args[0] {
+			return nil, errReply // it answers another command
 		}
-		if len(list) == 0 {
-			return nil, errReply
-		}
-		if len(list) > 1 {
-			if now, ok := list[1].(int64); ok {
-				s.r.clock.observe(sent, time.Now(), now)
-			}
+		if now, ok := list[1].(int64); ok {
+			s.r.clock.observe(sent, time.Now(), now)
 		}
 		return list, nil
 	}

@@ -6,11 +6,12 @@
 -- ARGV[3]  channel prefix of inboxes
 -- ARGV[4]  channel of everybody
 --
--- Replies  1  the lease was this owner's; a stub is gone, a value keeps what was left of its own life
---          0  it was not; nothing is changed
+-- Replies, each with the owner at its end
+--          {1, now}  the lease was this owner's; a stub is gone, a value keeps what was left of its own life
+--          {0, now}  it was not; nothing is changed
 
 local now, r = clock(), open('')
-if not mine(r, ARGV[1], ARGV[2]) then return 0 end
+if not mine(r, ARGV[1], ARGV[2]) then return answer(0, now) end
 
 local list = waiting(r)
 local life = math.floor((r.stale - now) / 1000)
@@ -21,4 +22,4 @@ else
   redis.call('PEXPIRE', KEYS[1], string.format('%d', life))
 end
 wake('A', r, list, ARGV[3], ARGV[4], '')
-return 1
+return answer(1, now)

@@ -12,7 +12,8 @@
 -- ARGV[8]  '1': take the lease whoever holds it, and drop the value (Set)
 -- ARGV[9]  checksum of a record that the caller was not able to read, 8 bytes, or '': it is replaced, whatever it says
 --
--- Replies  {'HIT', now, record}
+-- Replies, each with the owner at its end
+--          {'HIT', now, record}
 --          {'WON', now, fence}         also if this owner's lease is there already: a lost reply costs nothing
 --          {'BUSY', now, owner, left, fence, noted}  left in us; noted 1: the owner has been asked to wake the caller
 --          {'OTHER', now}              an entry of a newer version, or of another type: leave it alone
@@ -25,7 +26,7 @@ if r and r.key == string.sub(stub, 15, 22) then
   fence, held = math.max(r.fence, r.lease_fence), left(r, now)
   local version = tonumber(string.sub(stub, 5, 14))
   if r.version > version or (r.version == version and r.type ~= string.sub(stub, 23, 30)) then
-    if held > 0 or (not r.stub and now < r.stale) then return {'OTHER', now} end
+    if held > 0 or (not r.stub and now < r.stale) then return answer('OTHER', now) end
     r = nil
   elseif r.version < version then
     r = nil
@@ -35,11 +36,11 @@ else
 end
 
 if r then
-  if r.owner == owner then return {'WON', now, r.lease_fence} end
-  if force and not r.stub and r.id == owner then return {'WON', now, r.fence} end -- a late copy: COMMIT has been here
+  if r.owner == owner then return answer('WON', now, r.lease_fence) end
+  if force and not r.stub and r.id == owner then return answer('WON', now, r.fence) end -- a late copy: COMMIT has been here
   if not force then
     if not r.stub and now < r.fresh and r.id ~= seen and redis.call('STRLEN', KEYS[1]) <= tonumber(ARGV[7]) then
-      return {'HIT', now, redis.call('GET', KEYS[1])}
+      return answer('HIT', now, redis.call('GET', KEYS[1]))
     end
     if held > 0 then
       local noted = inbox ~= ''
@@ -57,7 +58,7 @@ if r then
           noted = type(ok) == 'number'
         end
       end
-      return {'BUSY', now, r.owner, held, r.lease_fence, noted and 1 or 0}
+      return answer('BUSY', now, r.owner, held, r.lease_fence, noted and 1 or 0)
     end
   end
   list = waiting(r)
@@ -71,4 +72,4 @@ if r and not r.stub and not force and now < r.stale then
 else
   redis.call('SET', KEYS[1], stub .. lease .. list, 'PX', ARGV[3])
 end
-return {'WON', now, fence}
+return answer('WON', now, fence)

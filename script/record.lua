@@ -22,6 +22,13 @@ local function clock()
   return tonumber(t[1]) * 1000000 + tonumber(t[2])
 end
 
+-- answer makes a reply. Each one ends with the owner that asked, so that a client that mixes up replies is found out.
+local function answer(...)
+  local reply = {...}
+  reply[#reply + 1] = ARGV[1]
+  return reply
+end
+
 -- open returns the record under KEYS[1], or nil if there is none of ours. Its numbers are not under a checksum here,
 -- so they are looked at: all digits, and fences so small that a next one can be written. A record whose checksum is
 -- broken, 8 bytes or '', is one that the caller was not able to read.
