@@ -103,6 +103,19 @@ func (p *Proxy) Tamper(f Tamper) {
 	p.tamper = f
 }
 
+// Clients returns the number of connections that clients hold.
+func (p *Proxy) Clients() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for l := range p.links {
+		if !l.left {
+			n++
+		}
+	}
+	return n
+}
+
 func (p *Proxy) all() []*link {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,6 +177,7 @@ type link struct {
 	client, server net.Conn
 
 	mute  bool       // guarded by Proxy.mu
+	left  bool       // the client has; guarded by Proxy.mu
 	asked [][]string // commands without a reply yet; guarded by Proxy.mu
 }
 
@@ -203,6 +217,9 @@ func (l *link) requests() {
 		}
 		return l.send(l.server, raw, false)
 	})
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	l.left = true
 }
 
 // replies hands on what the server answers.

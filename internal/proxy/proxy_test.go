@@ -62,6 +62,9 @@ func TestHalfOpen(t *testing.T) {
 	if v := get(c); v != "v" {
 		t.Errorf("on a new one: %s", v)
 	}
+	if n := p.Clients(); n != 1 { // though the server believes that there are two
+		t.Errorf("%d clients", n)
+	}
 }
 
 func TestDelayAndTrickle(t *testing.T) {
