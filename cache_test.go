@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -71,7 +72,7 @@ func TestDefaults(t *testing.T) {
 		}},
 	} {
 		c.want.Codec = Msgpack{}
-		if got, err := c.in.withDefaults(); got != c.want || err != nil {
+		if got, err := c.in.withDefaults(); !reflect.DeepEqual(got, c.want) || err != nil {
 			t.Errorf("got %+v, %v\nwant %+v", got, err, c.want)
 		}
 	}

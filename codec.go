@@ -67,17 +67,23 @@ type coder struct {
 	compressAbove int
 	maxBytes      int
 	version       uint32
-	typ           uint64 // digest of the value's type and the codec's name
+	sealer        sealer // empty: none
+	typ           uint64 // digest of the value's type, the codec's name, and whether entries are sealed
 	decode        func(Codec, []byte) (any, error)
 }
 
 func newCoder[V any](o *Options) *coder {
+	typ := o.Codec.Name() + " " + reflect.TypeFor[V]().String()
+	if len(o.Secrets) > 0 {
+		typ += " sealed"
+	}
 	return &coder{
 		codec:         o.Codec,
 		compressAbove: o.CompressAbove,
 		maxBytes:      o.MaxValueBytes,
 		version:       o.Version,
-		typ:           record.Digest(o.Codec.Name() + " " + reflect.TypeFor[V]().String()),
+		sealer:        newSealer(o.Secrets),
+		typ:           record.Digest(typ),
 		decode: func(c Codec, b []byte) (any, error) {
 			var v V
 			if err := c.Unmarshal(b, &v); err != nil {
@@ -89,13 +95,13 @@ func newCoder[V any](o *Options) *coder {
 }
 
 // maxRecord is the length of the longest record that is read.
-func (c *coder) maxRecord() int { return record.Size + c.maxBytes }
+func (c *coder) maxRecord() int { return record.Size + c.maxBytes + sealBytes }
 
 // marshal encodes a value. A Codec that panics has failed.
 func (c *coder) marshal(v any) (b []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("cache: codec panicked: %v", p)
+			err = fmt.Errorf("cache: codec panicked with a %T", p) // which may hold the value
 		}
 	}()
 	b, err = c.codec.Marshal(v)
@@ -130,6 +136,10 @@ func (c *coder) seal(key string, l life, payload []byte) []byte {
 			h.Compressed, payload = true, z
 		}
 	}
+	if len(c.sealer) > 0 {
+		h.Sealed = true
+		payload = c.sealer.seal(key, &h, payload)
+	}
 	return record.Append(make([]byte, 0, record.Size+len(payload)), &h, payload)
 }
 
@@ -154,12 +164,14 @@ func (c *coder) header(key string, raw []byte) (record.Header, []byte, error) {
 		return h, nil, errUnreadable
 	case h.Version > c.version || h.Type != c.typ:
 		return h, nil, errOther
+	case h.State != record.Stub && h.Sealed != (len(c.sealer) > 0):
+		return h, nil, errUnreadable
 	}
 	return h, payload, nil
 }
 
-// value decodes the payload of a record whose header was read.
-func (c *coder) value(h *record.Header, payload []byte) (v any, err error) {
+// value decodes the payload of a record under key whose header was read; nil if the entry is negative.
+func (c *coder) value(key string, h *record.Header, payload []byte) (v any, err error) {
 	defer func() {
 		if recover() != nil {
 			err = errUnreadable
@@ -167,6 +179,14 @@ func (c *coder) value(h *record.Header, payload []byte) (v any, err error) {
 	}()
 	if h.RawLen > uint64(c.maxBytes) {
 		return nil, errUnreadable
+	}
+	if h.Sealed {
+		if payload, err = c.sealer.open(key, h, payload); err != nil {
+			return nil, errUnreadable
+		}
+	}
+	if h.State == record.Negative {
+		return nil, nil
 	}
 	if h.Compressed {
 		n, err := s2.DecodedLen(payload)

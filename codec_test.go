@@ -30,7 +30,7 @@ func open(c *coder, key string, raw []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.value(&h, payload)
+	return c.value(key, &h, payload)
 }
 
 type user struct {
@@ -150,7 +150,7 @@ func (badCodec) Unmarshal([]byte, any) error { panic("unmarshal") }
 
 func TestCodecPanics(t *testing.T) {
 	c := coderFor[string](t, Options{Codec: badCodec{}})
-	if _, err := c.marshal("v"); err == nil || !strings.Contains(err.Error(), "marshal") {
+	if _, err := c.marshal("v"); err == nil || !strings.Contains(err.Error(), "panicked with a string") {
 		t.Error(err)
 	}
 	if _, err := open(c, "k", c.seal("k", life{}, nil)); !errors.Is(err, errUnreadable) {

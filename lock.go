@@ -215,11 +215,9 @@ func (c *core) use(f *flight, raw []byte, since epoch, asOf uint64, judged bool)
 		return nil, nil // Redis, which counts in milliseconds, has not ended it yet
 	}
 	res := &result{negative: h.State == record.Negative, asOf: asOf}
-	if !res.negative {
-		if res.value, err = c.coder.value(&h, payload); err != nil {
-			c.stats.unreadable.Add(1)
-			return nil, err
-		}
+	if res.value, err = c.coder.value(f.full, &h, payload); err != nil {
+		c.stats.unreadable.Add(1)
+		return nil, err
 	}
 	if known {
 		c.local.fill(f.key, since, res.value, res.negative, int(h.RawLen), min(left, c.opts.LocalTTL))

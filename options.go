@@ -63,6 +63,14 @@ type Options struct {
 	// and may be one byte in MessagePack. At most 512 MiB. Default: 8 MiB.
 	MaxValueBytes int
 
+	// Secrets encrypt and authenticate the values in Redis (AES-256-GCM), so that who can write there, but has no
+	// secret, cannot make up a value, change it, move it to another key or prolong its life. The first one seals;
+	// entries sealed with any of them are read, so that secrets can be replaced one after the other. Each is at least
+	// 32 random bytes long, which a password is not. Keys, sizes and times stay readable, and an old entry of the same
+	// key can be put back until its time is over: see SECURITY.md. Processes with and without secrets leave each
+	// other's entries alone, like those of another type; raise Version to replace them. Default: none.
+	Secrets []Secret
+
 	// Version orders the formats of values. Raise it when stored values cannot be read as V any more: entries of
 	// lower versions are replaced, and processes that still use a lower version leave yours alone and load for
 	// themselves. Default: 0.
@@ -94,6 +102,9 @@ func (o Options) withDefaults() (Options, error) {
 	check(o.LocalBytes >= 0, "LocalBytes", o.LocalBytes, "a positive size")
 	check(o.MaxValueBytes >= 0 && o.MaxValueBytes <= maxValue, "MaxValueBytes", o.MaxValueBytes, "1 to 536870912")
 	check(o.LocalEntries <= math.MaxInt32, "LocalEntries", o.LocalEntries, "at most 2147483647")
+	for i, s := range o.Secrets {
+		check(len(s) >= secretBytes, fmt.Sprintf("Secrets[%d]", i), fmt.Sprintf("%d bytes long", len(s)), "32 or more")
+	}
 	if err := errors.Join(errs...); err != nil {
 		return o, err
 	}

@@ -190,7 +190,7 @@ func (tr *transcript) record(raw string) string {
 		var c coder
 		c.codec, c.maxBytes = Msgpack{}, 1<<20
 		c.decode = func(codec Codec, b []byte) (any, error) { return v, codec.Unmarshal(b, &v) }
-		_, _ = c.value(&h, payload)
+		_, _ = c.value("", &h, payload)
 		text = fmt.Sprintf("%s of %s", quote(v), tr.owner(string(h.ID[:])))
 	}
 	if h.Lease.Owner != (record.Owner{}) {

@@ -20,7 +20,7 @@ type board struct {
 }
 
 const (
-	boardKeys    = 64
+	boardKeys    = 80
 	boardWorkers = 64
 	confirmKept  = 1024
 )

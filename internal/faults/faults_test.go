@@ -85,6 +85,7 @@ type boardSums struct {
 	own, ended, panics, abandoned                  uint64
 	memoryStale, lostStale                         uint64
 	memoryOldest, longestWait, latestEnded         time.Duration
+	recovery                                       time.Duration
 }
 
 func (f *fleet) result() *result {
@@ -98,6 +99,7 @@ func (f *fleet) result() *result {
 			w.calls.Load(), w.updates.Load(), w.unconfirmed.Load(), w.loads.Load(), w.duplicates.Load(),
 			w.own.Load(), w.ended.Load(), w.panics.Load(), w.abandoned.Load(), w.memoryStale.Load(), w.lostStale.Load(),
 			time.Duration(w.memoryOldest.Load()), time.Duration(w.longestWait.Load()), time.Duration(w.latestEnded.Load()),
+			f.recovery,
 		})
 	}
 	return r
@@ -118,6 +120,7 @@ func (s *boardSums) add(o *boardSums) {
 	s.memoryOldest = max(s.memoryOldest, o.memoryOldest)
 	s.longestWait = max(s.longestWait, o.longestWait)
 	s.latestEnded = max(s.latestEnded, o.latestEnded)
+	s.recovery = max(s.recovery, o.recovery)
 }
 
 func (r *result) String() string { return table([]*result{r}) }
@@ -161,5 +164,6 @@ func table(results []*result) string {
 	row("values older than a deletion that a restart with an old snapshot has lost", s.lostStale)
 	row("longest call", ms(s.longestWait))
 	row("latest return after a caller's deadline", ms(s.latestEnded))
+	row("longest time from the last fault until a cold key was loaded once again", ms(s.recovery))
 	return b.String()
 }

@@ -33,7 +33,7 @@ const (
 	staleAt      = 94
 	costAt       = 110
 	compressedAt = 118
-	reservedAt   = 119
+	sealedAt     = 119
 	rawAt        = 120
 	sumAt        = 128
 	leaseAt      = 136
@@ -68,7 +68,8 @@ type Header struct {
 	StaleUntil int64
 	Cost       time.Duration // of the load
 	Compressed bool
-	RawLen     uint64 // length of the payload before compression
+	Sealed     bool   // the payload is encrypted, after compression
+	RawLen     uint64 // length of the payload before both
 	Lease      Lease
 }
 
@@ -90,6 +91,18 @@ func Digest(s string) uint64 { return xxhash.Sum64String(s) }
 // Append appends the record of h and payload to b.
 func Append(b []byte, h *Header, payload []byte) []byte {
 	start := len(b)
+	b = AppendEntry(b, h)
+	b = binary.BigEndian.AppendUint64(b, sum(b[start:], payload))
+	b = append(b, h.Lease.Owner[:]...)
+	b = digits(b, h.Lease.Fence, 16)
+	b = digits(b, h.Lease.Until, 16)
+	b = digits(b, int64(h.Lease.Duration/time.Microsecond), 10)
+	b = append(b, flag(h.Lease.All), '\n')
+	return append(b, payload...)
+}
+
+// AppendEntry appends what Open reads from the part under the checksum to b, but for the checksum.
+func AppendEntry(b []byte, h *Header) []byte {
 	b = append(b, magic...)
 	b = append(b, byte(h.State))
 	b = digits(b, int64(h.Version), 10)
@@ -101,15 +114,8 @@ func Append(b []byte, h *Header, payload []byte) []byte {
 	b = digits(b, h.FreshUntil, 16)
 	b = digits(b, h.StaleUntil, 16)
 	b = binary.BigEndian.AppendUint64(b, uint64(h.Cost/time.Microsecond))
-	b = append(b, flag(h.Compressed), '0')
-	b = binary.BigEndian.AppendUint64(b, h.RawLen)
-	b = binary.BigEndian.AppendUint64(b, sum(b[start:], payload))
-	b = append(b, h.Lease.Owner[:]...)
-	b = digits(b, h.Lease.Fence, 16)
-	b = digits(b, h.Lease.Until, 16)
-	b = digits(b, int64(h.Lease.Duration/time.Microsecond), 10)
-	b = append(b, flag(h.Lease.All), '\n')
-	return append(b, payload...)
+	b = append(b, flag(h.Compressed), flag(h.Sealed))
+	return binary.BigEndian.AppendUint64(b, h.RawLen)
 }
 
 // Open reads a record. The payload is a part of b. It allocates nothing, whatever b holds.
@@ -142,7 +148,7 @@ func Open(b []byte) (h Header, payload []byte, err error) {
 	h.StaleUntil = p.digits(staleAt, 16)
 	h.Cost = time.Duration(min(binary.BigEndian.Uint64(b[costAt:]), 1<<52)) * time.Microsecond
 	h.Compressed = p.flag(compressedAt)
-	p.flag(reservedAt)
+	h.Sealed = p.flag(sealedAt)
 	h.RawLen = binary.BigEndian.Uint64(b[rawAt:])
 	copy(h.Lease.Owner[:], b[leaseAt:])
 	h.Lease.Fence = p.digits(leaseAt+16, 16)

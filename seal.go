@@ -1,0 +1,80 @@
+package cache
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"errors"
+	"slices"
+
+	"github.com/bellwether-go/cache/internal/record"
+)
+
+// Secret is a key for Options.Secrets. It does not show itself when it is printed or encoded.
+type Secret []byte
+
+const hidden = "(secret)"
+
+// String returns a placeholder.
+func (Secret) String() string { return hidden }
+
+// GoString returns a placeholder.
+func (Secret) GoString() string { return hidden }
+
+// MarshalText returns a placeholder.
+func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+
+const (
+	secretBytes = 32      // at least
+	sealBytes   = 12 + 16 // nonce and tag: what a sealed payload is longer
+)
+
+// sealer encrypts and authenticates payloads with AES-256-GCM, so that who can write to Redis cannot make up or change
+// values, nor move them to other keys or keep them for longer.
+//
+// Every entry has a key of its own, made from the secret and the 16 random bytes of the entry's id by HKDF-SHA256 (RFC
+// 5869), and a random nonce besides: with one key for all, random nonces of 96 bits would serve for 2^32 entries only
+// (NIST SP 800-38D, section 8.3), which a busy fleet stores in weeks.
+type sealer []Secret
+
+func newSealer(secrets []Secret) (s sealer) {
+	for _, secret := range secrets {
+		s = append(s, slices.Clone(secret))
+	}
+	return s
+}
+
+func (sealer) aead(secret Secret, id record.Owner) cipher.AEAD {
+	key, err := hkdf.Key(sha256.New, secret, id[:], "github.com/bellwether-go/cache entry", 32)
+	block, err2 := aes.NewCipher(key)
+	a, err3 := cipher.NewGCMWithRandomNonce(block)
+	if err := errors.Join(err, err2, err3); err != nil {
+		panic("cache: bug: " + err.Error()) // they refuse other lengths, and other ciphers
+	}
+	return a
+}
+
+// bound is what is authenticated besides the payload: the entry's header and its whole key, of which the header has only
+// a digest that collisions can be made for.
+func (sealer) bound(key string, h *record.Header) []byte {
+	return append(record.AppendEntry(nil, h), key...)
+}
+
+// seal encrypts the payload of an entry with the first secret.
+func (s sealer) seal(key string, h *record.Header, payload []byte) []byte {
+	return s.aead(s[0], h.ID).Seal(make([]byte, 0, len(payload)+sealBytes), nil, payload, s.bound(key, h))
+}
+
+var errForged = errors.New("cache: entry not sealed with one of our secrets")
+
+// open decrypts what was sealed with any of the secrets.
+func (s sealer) open(key string, h *record.Header, sealed []byte) ([]byte, error) {
+	bound := s.bound(key, h)
+	for _, secret := range s {
+		if payload, err := s.aead(secret, h.ID).Open(nil, nil, sealed, bound); err == nil {
+			return payload, nil
+		}
+	}
+	return nil, errForged
+}
