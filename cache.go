@@ -390,7 +390,7 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 		got, err := c.store.acquire(ctx, a)
 		if err != nil {
 			c.redis.disown(ctx, f.full, a.owner)
-			return fmt.Errorf("cache: redis: %w", err)
+			return &redisError{err}
 		}
 		if got.outcome != won {
 			return errOther
@@ -406,7 +406,7 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 		again := c.invalidateHere(key)
 		if err != nil {
 			_ = c.store.announce(ctx, f.full) // it may have been stored
-			return fmt.Errorf("cache: redis: %w", err)
+			return &redisError{err}
 		}
 		if outcome == refused {
 			return errors.New("cache: redis refused the value")
@@ -415,7 +415,7 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 			c.fill(f, again, res, len(payload), ttl)
 		}
 		if err := c.store.announce(ctx, f.full); err != nil {
-			return fmt.Errorf("cache: redis: %w", err)
+			return &redisError{err}
 		}
 		return nil
 	})

@@ -3,6 +3,7 @@ package cache
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 var (
@@ -38,3 +39,16 @@ func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err
 }
+
+// redisError is an error of Redis that a caller of Set or Delete gets to see. Its text shows no key and no value: a server
+// quotes the arguments of a command that it does not know, and go-redis a reply that it does not understand.
+type redisError struct{ err error }
+
+func (e *redisError) Error() string {
+	text := strings.TrimPrefix(e.err.Error(), "cache: ")
+	text, _, _ = strings.Cut(text, ", with args beginning with")
+	text, _, _ = strings.Cut(text, `"`)
+	return "cache: redis: " + strings.TrimRight(text, ": ")
+}
+
+func (e *redisError) Unwrap() error { return e.err }

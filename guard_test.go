@@ -95,6 +95,19 @@ func TestGuardDependencies(t *testing.T) {
 		"# in a user's go.mod\n"+strings.Join(compiled, "\n")+"\n# in a user's module graph\n"+graph)
 }
 
+// The package writes nothing anywhere but to Redis: no log could show keys or values.
+func TestGuardSilent(t *testing.T) {
+	imports := strings.Fields(run(t, ".", "go", "list", "-f", "{{join .Imports \"\\n\"}}", "."))
+	for _, p := range imports {
+		if p == "os" || p == "log" || strings.HasPrefix(p, "log/") {
+			t.Errorf("it imports %s", p)
+		}
+	}
+	if !slices.Contains(imports, "context") {
+		t.Errorf("imports %q", imports)
+	}
+}
+
 func goDirective(t *testing.T) string {
 	b, err := os.ReadFile("go.mod")
 	if err != nil {

@@ -278,7 +278,7 @@ func insist[T any](
 		rep := reply{err: errReply} // if a hook of the user's client ends the goroutine
 		defer func() {
 			if p := recover(); p != nil { // or panics
-				rep.err = fmt.Errorf("cache: redis client panicked: %v", p)
+				rep.err = fmt.Errorf("cache: client panicked with a %T", p) // which may hold anything
 			}
 			replies <- rep
 		}()

@@ -5,7 +5,6 @@ import (
 	"context"
 	_ "embed"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -311,7 +310,7 @@ func (s *scriptStore) deleteSome(ctx context.Context, keys []string) error {
 		return struct{}{}, withoutChannels(told.Err())
 	})
 	if err != nil {
-		return fmt.Errorf("cache: redis: %w", err)
+		return &redisError{err}
 	}
 	return nil
 }
