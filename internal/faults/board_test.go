@@ -106,16 +106,19 @@ func (b *board) restore() {
 }
 
 // least returns the oldest version that may be returned if that many restarts have lost deletions.
-func (k *boardKey) least(restores uint64) uint64 {
-	floor := k.floor.Load()
-	if floor>>versionBits != restores {
+func (k *boardKey) least(restores uint64) uint64 { return leastOf(&k.floor, restores) }
+
+func leastOf(floor *atomic.Uint64, restores uint64) uint64 {
+	f := floor.Load()
+	if f>>versionBits != restores {
 		return 0
 	}
-	return floor & (1<<versionBits - 1)
+	return f & (1<<versionBits - 1)
 }
 
 // confirm says that a deletion by which a key got this version has been confirmed. It began after so many restarts.
-func (k *boardKey) confirm(restores, version uint64) {
+func (k *boardKey) confirm(own *atomic.Uint64, restores, version uint64) {
+	raise(own, restores<<versionBits|version)
 	k.confirmed[version%confirmKept].Store(time.Now().UnixNano())
 	raise(&k.floor, restores<<versionBits|version)
 }

@@ -67,7 +67,7 @@ type worker struct {
 	client *redis.Client
 	rds    *cache.Redis
 	cache  *cache.Cache[value]
-	floors [boardKeys]atomic.Uint64 // of this process's own deletions
+	floors [boardKeys]atomic.Uint64 // like those of the board, by this process's own deletions
 	out    sync.Mutex
 }
 
@@ -310,7 +310,7 @@ type question struct {
 func (w *worker) asks(i int) question {
 	k, restores := &w.board.keys[i], w.board.restores.Load()
 	return question{
-		w: w, i: i, restores: restores, own: w.floors[i].Load(), floor: k.least(restores), lost: k.lost.Load(),
+		w: w, i: i, restores: restores, own: leastOf(&w.floors[i], restores), floor: k.least(restores), lost: k.lost.Load(),
 		at: time.Now(), stopped: w.me.stopped.Load(),
 	}
 }
@@ -328,7 +328,7 @@ func (q *question) answered(v value) {
 	case v.Version < q.floor:
 		age := k.outdated(v.Version, q.floor, q.at)
 		switch {
-		case w.LocalTTL < 0 || v.Version < q.own && q.own <= q.floor:
+		case w.LocalTTL < 0 || v.Version < q.own:
 			w.broken("P4", "%s: version %d, and the deletion for %d (%d by itself) had been confirmed for %v",
 				keyName(q.i), v.Version, q.floor, q.own, age)
 		case age > w.LocalTTL+longLoad+time.Duration(w.me.stopped.Load())+time.Second:
@@ -363,8 +363,7 @@ func (w *worker) change(i int, tell func(version uint64) error) {
 	w.me.updates.Add(1)
 	for range 3 {
 		if tell(version) == nil {
-			raise(&w.floors[i], version)
-			k.confirm(restores, version)
+			k.confirm(&w.floors[i], restores, version)
 			return
 		}
 	}
