@@ -1,0 +1,122 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/bellwether-go/cache/internal/realredis"
+)
+
+// smallestACL returns the rules of the user that SECURITY.md recommends.
+func smallestACL(t *testing.T) []string {
+	t.Helper()
+	b, err := os.ReadFile("SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile(`(?m)^    ACL SETUSER app .*(\n      .*)*`).FindString(string(b))
+	if command == "" {
+		t.Fatal("SECURITY.md has no ACL")
+	}
+	return strings.Fields(command)[3:]
+}
+
+// The ACL in SECURITY.md is enough: the server has nothing to refuse. And it is the smallest one: without any of its
+// rules the server refuses something, which no caller notices.
+func TestSmallestACL(t *testing.T) {
+	s := realredis.Start(t)
+	admin := s.Client(nil)
+	rules := smallestACL(t)
+	user := func(t *testing.T, name string, rules []string) (refused string) {
+		args := []any{"ACL", "SETUSER", name}
+		for _, r := range rules {
+			args = append(args, r)
+		}
+		if err := errors.Join(admin.Do(background, args...).Err(), admin.Do(background, "ACL", "LOG", "RESET").Err(),
+			admin.ConfigResetStat(background).Err()); err != nil {
+			t.Fatal(args, err)
+		}
+		client := func() Client {
+			return s.Client(func(o *redis.Options) { o.Username, o.Password = name, "a-long-password" })
+		}
+		log := func() (refused string) {
+			log, err := admin.Do(background, "ACL", "LOG").Slice()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, entry := range log {
+				text := fmt.Sprint(entry)
+				if !strings.Contains(text, "client|") { // go-redis introduces itself to servers that know how, and may fail
+					refused += text
+				}
+			}
+			return refused
+		}
+		caches := onServer(t, Options{LocalTTL: -1}, false, client(), client())
+		eventually(t, "subscriptions, or none", func() bool {
+			return log() != "" || caches[0].core.redis.stream.wakes() && caches[1].core.redis.stream.wakes()
+		})
+		everyVerb(t, name, caches)
+		eventually(t, "a PING of the subscription", func() bool {
+			info, _ := admin.Info(background, "commandstats").Result()
+			return log() != "" || strings.Contains(info, "cmdstat_ping:")
+		})
+		return log()
+	}
+	t.Run("all", func(t *testing.T) {
+		if refused := user(t, "app", rules); refused != "" {
+			t.Errorf("the server refused %s", refused)
+		}
+	})
+	for i, r := range rules {
+		if strings.ContainsAny(r[:1], "+~&") {
+			t.Run("without "+r, func(t *testing.T) {
+				less := append(append([]string(nil), rules[:i]...), rules[i+1:]...)
+				if user(t, fmt.Sprint("less", i), less) == "" {
+					t.Error("and the server refused nothing")
+				}
+			})
+		}
+	}
+}
+
+// everyVerb makes two processes use all that they can, which may be refused.
+func everyVerb(t *testing.T, key string, caches []*Cache[string]) {
+	t.Helper()
+	_ = collapse(t, caches, key) // the other process waits, and is woken
+	a := caches[0].core
+	at := func(what string) acquireArgs {
+		return acquireArgs{
+			key: a.redis.key(a.name, key+what), owner: newOwner(), lease: a.opts.Lease, life: a.recordLife(), coder: a.coder,
+		}
+	}
+	_, _ = a.store.acquire(background, at("")) // finds the value
+	stub := at("stub")
+	if got, err := a.store.acquire(background, stub); err == nil {
+		_, _ = a.store.renew(background, stub.key, stub.owner, got.fence, stub.lease, 2*stub.life)
+		_, _ = a.store.abort(background, stub.key, stub.owner, got.fence)
+	}
+	refresh := at("")
+	if raw, err := a.store.read(background, refresh.key, a.coder.maxRecord()); err == nil && len(raw) > 0 {
+		refresh.seen = entryID(t, string(raw))
+		if got, err := a.store.acquire(background, refresh); err == nil {
+			_, _ = a.store.abort(background, refresh.key, refresh.owner, got.fence)
+		}
+	}
+	_ = caches[0].Set(background, key, "of "+key)
+	_ = caches[0].Delete(background, key)
+	own := errors.New("own")
+	if _, err := caches[0].GetOrLoad(background, key+"fails", func(context.Context, string) (string, error) { return "", own }); err != own { //nolint:errorlint // unchanged
+		t.Errorf("%v", err)
+	}
+	if v, err := caches[1].GetOrLoad(background, key+"fails", constant("v")); v != "v" || err != nil {
+		t.Errorf("%q, %v", v, err)
+	}
+}
