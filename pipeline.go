@@ -107,6 +107,9 @@ func (p *pipeline) trip(batch ...*request) {
 			}
 			return nil
 		})
+		if err := unsent(cmds, err); err != nil {
+			return nil, err
+		}
 		return cmds, silence(err)
 	})
 	for i, req := range batch {
@@ -122,4 +125,15 @@ func (p *pipeline) trip(batch ...*request) {
 			close(req.done)
 		}
 	}
+}
+
+// unsent returns the error of a pipeline that none of its commands knows of: a hook of the user's client has failed, and
+// their results mean nothing.
+func unsent(cmds []redis.Cmder, err error) error {
+	for _, cmd := range cmds {
+		if cmd.Err() != nil {
+			return nil
+		}
+	}
+	return err
 }

@@ -296,7 +296,7 @@ func (s *scriptStore) deleteSome(ctx context.Context, keys []string) error {
 			}
 			return nil
 		})
-		if len(cmds) < len(keys) {
+		if err = unsent(cmds, err); len(cmds) < len(keys) || err != nil {
 			return struct{}{}, cmp.Or(err, errReply)
 		}
 		for _, cmd := range cmds[:len(keys)] {

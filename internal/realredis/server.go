@@ -4,6 +4,7 @@ package realredis
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,6 +57,34 @@ func StartWithClock(t testing.TB, args ...string) *Server {
 	return start(t, s)
 }
 
+// StartWithTLS is Start for a server that listens with TLS besides, at the address it returns.
+func StartWithTLS(t testing.TB, certificate, key string, args ...string) (s *Server, addr string) {
+	t.Helper()
+	// A server without TLS stumbles over the first option, the others over the second.
+	if out, _ := exec.Command(binary(t), "--tls-port", "0", "--no-such-option").CombinedOutput(); bytes.Contains(out, []byte("tls-port")) {
+		missing(t, "a redis-server that knows TLS", nil)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr = l.Addr().String()
+	_ = l.Close()
+	_, port, _ := net.SplitHostPort(addr)
+	return Start(t, append(args, "--tls-port", port, "--tls-cert-file", certificate, "--tls-key-file", key,
+		"--tls-ca-cert-file", certificate, "--tls-auth-clients", "no")...), addr
+}
+
+// binary is the server's path.
+func binary(t testing.TB) string {
+	t.Helper()
+	path, err := exec.LookPath(cmp.Or(os.Getenv("CACHE_REDIS_SERVER"), "redis-server"))
+	if err != nil {
+		missing(t, "a redis-server", err)
+	}
+	return path
+}
+
 // SetClock makes the server's clock go before the machine's by d from now on.
 func (s *Server) SetClock(d time.Duration) {
 	s.t.Helper()
@@ -77,15 +106,7 @@ func missing(t testing.TB, what string, err error) {
 
 func start(t testing.TB, s *Server) *Server {
 	t.Helper()
-	name := os.Getenv("CACHE_REDIS_SERVER")
-	if name == "" {
-		name = "redis-server"
-	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		missing(t, "a redis-server", err)
-	}
-	s.path = path
+	s.path = binary(t)
 	t.Cleanup(s.Kill)
 	for range 10 { // another process may take the free port first
 		l, err := net.Listen("tcp", "127.0.0.1:0")
