@@ -336,6 +336,12 @@ func (c *core) invalidateAll() {
 	c.flights.forgetAll()
 }
 
+// deaf is told that deletions by others are not heard of any more.
+func (c *core) deaf() {
+	c.local.gap()
+	c.flights.forgetAll()
+}
+
 func (c *core) delete(ctx context.Context, keys []string) error {
 	return c.detached(ctx, func(ctx context.Context) error {
 		var full []string
@@ -411,7 +417,7 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 		if outcome == refused {
 			return errors.New("cache: redis refused the value")
 		}
-		if outcome == stored && ours && again.era == began.era && again.key == began.key+1 {
+		if outcome == stored && ours && again == (epoch{began.era, began.gaps, began.key + 1}) {
 			c.fill(f, again, res, len(payload), ttl)
 		}
 		if err := c.store.announce(ctx, f.full); err != nil {

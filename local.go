@@ -21,6 +21,7 @@ type local struct {
 	seed   maphash.Seed
 	counts [4096]atomic.Uint64
 	era    atomic.Uint64
+	gaps   atomic.Uint64
 }
 
 type localEntry struct {
@@ -31,8 +32,8 @@ type localEntry struct {
 	negative bool
 }
 
-// epoch counts the invalidations of a key and those of everything.
-type epoch struct{ era, key uint64 }
+// epoch counts the invalidations of a key, those of everything, and the times after which some may have been missed.
+type epoch struct{ era, gaps, key uint64 }
 
 func newLocal(o *Options) *local {
 	l := &local{started: time.Now(), seed: maphash.MakeSeed()}
@@ -84,7 +85,9 @@ func (l *local) get(key string) (*localEntry, bool) {
 }
 
 // epoch is to be taken before the read or the ACQUIRE whose result fill is to store.
-func (l *local) epoch(key string) epoch { return epoch{l.era.Load(), l.count(key).Load()} }
+func (l *local) epoch(key string) epoch {
+	return epoch{l.era.Load(), l.gaps.Load(), l.count(key).Load()}
+}
 
 func (l *local) count(key string) *atomic.Uint64 {
 	return &l.counts[maphash.String(l.seed, key)%uint64(len(l.counts))]
@@ -112,12 +115,16 @@ func (l *local) fill(key string, since epoch, value any, negative bool, encoded 
 
 // drop invalidates a key and returns the epoch that begins with it.
 func (l *local) drop(key string) epoch {
-	began := epoch{l.era.Load(), l.count(key).Add(1)}
+	began := epoch{l.era.Load(), l.gaps.Load(), l.count(key).Add(1)}
 	if l.entries != nil {
 		l.entries.Invalidate(key)
 	}
 	return began
 }
+
+// gap says that invalidations may be missed from now on: what is on its way is not stored. What is here stays, for no
+// longer than it would anyway.
+func (l *local) gap() { l.gaps.Add(1) }
 
 // dropAll invalidates everything.
 func (l *local) dropAll() {

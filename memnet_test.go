@@ -167,7 +167,7 @@ func (n *memNetwork) unsubscribe(p *player) {
 	n.cut(p)
 	p.remember("lost its subscription")
 	p.rds.stream.up.Store(false)
-	p.rds.invalidateAll()
+	p.rds.deaf()
 	n.push(p, "subscribes again", func() { n.subscribe(p) })
 }
 
@@ -245,7 +245,7 @@ func (n *memNetwork) cutAll() {
 		n.cut(p)
 		n.push(p, "loses its subscription and has another", func() {
 			p.rds.stream.up.Store(false)
-			p.rds.invalidateAll()
+			p.rds.deaf()
 			n.subscribe(p)
 		})
 	}

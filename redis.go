@@ -68,7 +68,7 @@ type Redis struct {
 type cores map[*core]struct{}
 
 const (
-	trips   = 5           // failures in a row that open the breaker
+	trips   = 5           // failures in a row that open the breaker; one is enough when the stream was lost as well
 	tripped = time.Second // until it lets one command through to look
 	patient = 10          // times Timeout, for Delete
 )
@@ -130,8 +130,15 @@ func newRedis(client Client, o RedisOptions, oneServer, wakes bool) *Redis {
 	_, _ = cryptorand.Read(id[:]) // never fails
 	r.process = hex.EncodeToString(id[:])
 	r.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-		Timeout:     tripped,
-		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= trips && r.silentFor(2*r.timeout) },
+		Timeout: tripped,
+		ReadyToTrip: func(c gobreaker.Counts) bool {
+			return r.stream.lost.Load() || c.ConsecutiveFailures >= trips && r.silentFor(2*r.timeout)
+		},
+		OnStateChange: func(_ string, _, now gobreaker.State) {
+			if now == gobreaker.StateClosed {
+				r.stream.hurry()
+			}
+		},
 	})
 	r.pipeline.r = r
 	r.stream = newStream(r, wakes)
@@ -204,7 +211,14 @@ func (r *Redis) invalidate(full string) {
 	}
 }
 
-// invalidateAll is called when the stream is lost and when it is back: what was missed is not known.
+// deaf is called when the stream is lost. Memory is kept, each entry for the rest of its LocalTTL: to drop all of it in
+// all processes in the moment in which Redis fails would be the stampede that a cache is there to prevent.
+func (r *Redis) deaf() {
+	r.each("", func(c *core) { c.deaf() })
+	r.waiters.lookAgain("")
+}
+
+// invalidateAll is called when the stream is there, for the first time or again: what was missed is not known.
 func (r *Redis) invalidateAll() {
 	r.each("", func(c *core) { c.invalidateAll() })
 	r.waiters.lookAgain("")

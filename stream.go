@@ -15,12 +15,14 @@ import (
 
 // stream is the subscription of one process: wake-ups on a channel of its own, its inbox, and deletions by other
 // processes on the channel of everybody. Messages may be lost, late, doubled or foreign: wake-ups are hints, and whoever
-// waits looks for itself in the end; at each loss of the connection, and when it is back, all of L1 is dropped.
+// waits looks for itself in the end; when the connection was lost and is back, all of L1 is dropped.
 type stream struct {
 	r        *Redis
 	canWake  bool // scripts' messages reach this subscription
 	channels []string
 	up       atomic.Bool
+	lost     atomic.Bool   // it stood before
+	answered chan struct{} // one token: Redis answers again
 	stop     context.CancelFunc
 	done     chan struct{}
 
@@ -42,7 +44,10 @@ func (r *Redis) inboxChannel(process string) string { return r.prefix + ":inbox:
 func (r *Redis) everybodyChannel() string { return r.prefix + ":every-process-of-this-cache" }
 
 func newStream(r *Redis, canWake bool) *stream {
-	s := &stream{r: r, canWake: canWake, done: make(chan struct{}), channels: []string{r.everybodyChannel()}}
+	s := &stream{
+		r: r, canWake: canWake, channels: []string{r.everybodyChannel()},
+		answered: make(chan struct{}, 1), done: make(chan struct{}),
+	}
 	if canWake { // a Ring listens on the shard of the first channel, and publishes on that of the message's
 		s.channels = append(s.channels, r.inboxChannel(r.process))
 	}
@@ -78,13 +83,24 @@ func (s *stream) run(ctx context.Context) {
 			pause = again
 		}
 		if s.up.Swap(false) {
-			s.r.invalidateAll()
+			s.lost.Store(true)
+			s.r.deaf()
+			s.r.askTime(ctx) // if there is no answer, nobody need wait for one: see ReadyToTrip
 		}
 		select {
 		case <-ctx.Done():
+		case <-s.answered:
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, againMax)
+	}
+}
+
+// hurry ends a pause between two attempts.
+func (s *stream) hurry() {
+	select {
+	case s.answered <- struct{}{}:
+	default:
 	}
 }
 
@@ -122,6 +138,7 @@ func (s *stream) listen(ctx context.Context) (stood bool) {
 			if confirmed++; confirmed%len(s.channels) == 0 {
 				// Also after go-redis has reconnected by itself: what came meanwhile is lost.
 				stood = true
+				s.lost.Store(false)
 				s.up.Store(true)
 				s.r.invalidateAll()
 			}

@@ -326,29 +326,42 @@ func TestClosedRedis(t *testing.T) {
 	})
 }
 
-// Stream lost and back: the memory is dropped at both, so what was missed meanwhile cannot stay.
+// Stream lost and back: what is in memory is used for the rest of its LocalTTL, what is on its way is not stored, and when the
+// stream is back memory is dropped, so that what was missed meanwhile cannot stay.
 func TestStreamLoss(t *testing.T) {
 	bubble(t, func(t *testing.T, w *lab.World) {
-		ps := fleet(t, w, Options{LoadTimeout: time.Minute}, "A", "B")
+		const life = 20 * time.Second
+		ps := fleet(t, w, Options{LoadTimeout: time.Minute, LocalTTL: life}, "A", "B")
 		defer stopAll(ps)
 		a := ps["A"].cache
 		ps["A"].get(background, "k", loads(0, "old")).must(t, "old", nil, 0)
-		w.CutOff("A", false)
+		filled := time.Now()
+		slow := ps["A"].get(background, "slow", loads(time.Second, "loaded before the loss"))
 		synctest.Wait()
-		if _, ok := a.core.local.get("k"); ok {
-			t.Error("in memory after the loss")
-		}
-		for i := range 10 { // until the breaker is open
+		w.CutOff("A", false)
+		for i := range 20 { // until the breaker is open
 			ps["A"].get(background, fmt.Sprint(i), loads(0, "v"))
 			time.Sleep(100 * time.Millisecond)
 		}
-		ps["A"].get(background, "k", loads(0, "alone")).must(t, "alone", nil, 0)
-		if _, ok := a.core.local.get("k"); !ok {
+		synctest.Wait()
+		slow.must(t, "loaded before the loss", nil, slow.took)
+		if _, ok := a.core.local.get("slow"); ok {
+			t.Error("a load that began before the loss was stored")
+		}
+		ps["A"].get(background, "new", loads(0, "alone")).must(t, "alone", nil, 0)
+		if _, ok := a.core.local.get("new"); !ok {
 			t.Error("not a memory cache while it is cut off")
 		}
 		if err := ps["B"].cache.Set(background, "k", "new"); err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(time.Until(filled.Add(life - 1)))
+		ps["A"].get(background, "k", nil).must(t, "old", nil, 0)
+		time.Sleep(1)
+		newer := ps["A"].get(background, "k", loads(0, "newer"))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		newer.must(t, "newer", nil, newer.took)
 		w.CutOff("A", true)
 		time.Sleep(10 * time.Second)
 		ps["A"].get(background, "k", loads(0, "loaded")).must(t, "new", nil, 0)

@@ -271,6 +271,6 @@ func (p *Protocol) disconnected(q *Process) {
 	q.Down = true
 	q.Wakes = [maxWakes]Wake{}
 	if !p.Variant.LossIgnored {
-		q.bump(true)
+		q.move(true)
 	}
 }

@@ -420,6 +420,11 @@ func (p *Protocol) awaited(f *Flight, w Wake) bool {
 // bump is what a deletion does to a process: the epoch moves, memory is dropped, flights are forgotten.
 func (q *Process) bump(forget bool) {
 	q.Memory = 0
+	q.move(forget)
+}
+
+// move is what the loss of the stream does: like a deletion, but memory stays.
+func (q *Process) move(forget bool) {
 	if q.Single {
 		forget = false // no other call would join
 	}

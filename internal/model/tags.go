@@ -313,13 +313,22 @@ func (t *Tags) disconnect(q *TagProcess, down bool) {
 		return
 	}
 	q.Down = down
-	if !t.Variant.LossIgnored {
+	if t.Variant.LossIgnored {
+		return
+	}
+	if down {
+		t.move(q)
+	} else {
 		t.drop(q)
 	}
 }
 
 func (t *Tags) drop(q *TagProcess) {
 	q.Memory, q.Heard = Stamped{}, 0
+	t.move(q)
+}
+
+func (t *Tags) move(q *TagProcess) {
 	if q.Flight.Step != noFlight && !t.Variant.EpochIgnored {
 		q.Flight.Moved = true
 	}

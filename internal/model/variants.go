@@ -32,7 +32,7 @@ type Variant struct {
 	WakeAnyOwner  bool // a waiter takes a wake-up for another holder
 	WakeOwnerOnly bool // a waiter looks at the owner in a wake-up, and not at the fence
 	WakeEpochLate bool // memory is filled by a wake-up as of its arrival
-	LossIgnored   bool // the loss of the stream does not drop memory
+	LossIgnored   bool // the loss of the stream does not move epochs
 	ReturnIgnored bool // nor does its return
 
 	// Protocols of another kind.
