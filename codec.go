@@ -186,6 +186,9 @@ func (c *coder) value(key string, h *record.Header, payload []byte) (v any, err 
 		}
 	}
 	if h.State == record.Negative {
+		if len(payload) > 0 || h.RawLen > 0 {
+			return nil, errUnreadable
+		}
 		return nil, nil
 	}
 	if h.Compressed {

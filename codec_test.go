@@ -5,12 +5,9 @@ import (
 	"errors"
 	"math/rand/v2"
 	"reflect"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/klauspost/compress/s2"
 
 	"github.com/bellwether-go/cache/internal/record"
 )
@@ -96,48 +93,6 @@ func TestCompression(t *testing.T) {
 	}
 	if raw := c.seal("k", life{}, noise); !bytes.HasSuffix(raw, noise) {
 		t.Error("what does not shrink is compressed all the same")
-	}
-}
-
-// P10: what bytes declare is never believed: reading them allocates no more than the limit allows.
-func TestHostileBytes(t *testing.T) {
-	c := coderFor[any](t, Options{MaxValueBytes: 1 << 20})
-	hostile := func(compressed bool, rawLen uint64, payload []byte) []byte {
-		h := record.Header{
-			State: record.Value, Key: record.Digest("k"), Type: c.typ, Compressed: compressed, RawLen: rawLen,
-		}
-		return record.Append(nil, &h, payload)
-	}
-	bomb := s2.Encode(nil, make([]byte, 64<<20))
-	for name, raw := range map[string][]byte{
-		"array of 2^26":         hostile(false, 5, []byte{0xdd, 0x04, 0, 0, 0}),
-		"array of 2^32-1":       hostile(false, 5, []byte{0xdd, 0xff, 0xff, 0xff, 0xff}),
-		"map of 2^25":           hostile(false, 5, []byte{0xdf, 0x02, 0, 0, 0}),
-		"bin of 256 MiB":        hostile(false, 5, []byte{0xc6, 0x10, 0, 0, 0}),
-		"string of 256 MiB":     hostile(false, 5, []byte{0xdb, 0x10, 0, 0, 0}),
-		"ext of 4 GiB":          hostile(false, 6, []byte{0xc9, 0xff, 0xff, 0xff, 0xff, 1}),
-		"nested":                hostile(false, 1<<20, bytes.Repeat([]byte{0x91}, 1<<20)),
-		"s2 header of 512 MiB":  hostile(true, 1<<20, []byte{0x80, 0x80, 0x80, 0x80, 0x02}),
-		"s2 bomb, honest":       hostile(true, 64<<20, bomb),
-		"s2 bomb, lying":        hostile(true, 100, bomb),
-		"raw length of 2^63":    hostile(false, 1<<63, []byte{0xc0}),
-		"shorter than declared": hostile(false, 2, []byte{0xc0}),
-		"longer than declared":  hostile(false, 1, []byte{0xc0, 0xc0}),
-		"two values":            hostile(false, 2, []byte{0xc0, 0xc0}),
-		"never used code":       hostile(false, 1, []byte{0xc1}),
-		"nothing":               hostile(false, 0, nil),
-		"beyond the limit":      hostile(false, 2<<20, make([]byte, 2<<20)),
-	} {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		v, err := open(c, "k", raw)
-		runtime.ReadMemStats(&after)
-		if !errors.Is(err, errUnreadable) {
-			t.Errorf("%s: %v, %v", name, v, err)
-		}
-		if n := after.TotalAlloc - before.TotalAlloc; n > 2<<20 {
-			t.Errorf("%s: %d bytes allocated", name, n)
-		}
 	}
 }
 
