@@ -33,12 +33,13 @@ func FuzzRecord(f *testing.F) {
 			coderFor[string](t, Options{MaxValueBytes: limit}),
 			coderFor[nested](t, Options{MaxValueBytes: limit}),
 			coderFor[nested](t, Options{MaxValueBytes: limit, Codec: JSON{}}),
+			coderFor[any](t, Options{MaxValueBytes: limit, Secrets: []Secret{newSecret(1)}}),
 		} {
 			raw := payload
 			if sealed {
 				h := record.Header{
 					State: record.State(state), Version: version, Key: record.Digest("k"), Type: c.typ, RawLen: rawLen,
-					Compressed: compressed,
+					Compressed: compressed, Sealed: len(c.sealer) > 0,
 				}
 				raw = record.Append(nil, &h, payload)
 			}
