@@ -6,7 +6,6 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"errors"
-	"slices"
 
 	"github.com/bellwether-go/cache/internal/record"
 )
@@ -36,23 +35,28 @@ const (
 // Every entry has a key of its own, made from the secret and the 16 random bytes of the entry's id by HKDF-SHA256 (RFC
 // 5869), and a random nonce besides: with one key for all, random nonces of 96 bits would serve for 2^32 entries only
 // (NIST SP 800-38D, section 8.3), which a busy fleet stores in weeks.
-type sealer []Secret
+type sealer [][]byte // pseudorandom keys, extracted from the secrets
+
+const sealInfo = "github.com/bellwether-go/cache entry "
 
 func newSealer(secrets []Secret) (s sealer) {
 	for _, secret := range secrets {
-		s = append(s, slices.Clone(secret))
+		s = append(s, sure(hkdf.Extract(sha256.New, secret, nil)))
 	}
 	return s
 }
 
-func (sealer) aead(secret Secret, id record.Owner) cipher.AEAD {
-	key, err := hkdf.Key(sha256.New, secret, id[:], "github.com/bellwether-go/cache entry", 32)
-	block, err2 := aes.NewCipher(key)
-	a, err3 := cipher.NewGCMWithRandomNonce(block)
-	if err := errors.Join(err, err2, err3); err != nil {
-		panic("cache: bug: " + err.Error()) // they refuse other lengths, and other ciphers
+func (sealer) aead(prk []byte, id record.Owner) cipher.AEAD {
+	key := sure(hkdf.Expand(sha256.New, prk, sealInfo+string(id[:]), 32))
+	return sure(cipher.NewGCMWithRandomNonce(sure(aes.NewCipher(key))))
+}
+
+// sure is for functions that only fail if they are given keys or ciphers that they cannot use.
+func sure[T any](v T, err error) T {
+	if err != nil {
+		panic("cache: bug: " + err.Error())
 	}
-	return a
+	return v
 }
 
 // bound is what is authenticated besides the payload: the entry's header and its whole key, of which the header has only
@@ -71,8 +75,8 @@ var errForged = errors.New("cache: entry not sealed with one of our secrets")
 // open decrypts what was sealed with any of the secrets.
 func (s sealer) open(key string, h *record.Header, sealed []byte) ([]byte, error) {
 	bound := s.bound(key, h)
-	for _, secret := range s {
-		if payload, err := s.aead(secret, h.ID).Open(nil, nil, sealed, bound); err == nil {
+	for _, prk := range s {
+		if payload, err := s.aead(prk, h.ID).Open(nil, nil, sealed, bound); err == nil {
 			return payload, nil
 		}
 	}

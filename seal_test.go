@@ -182,3 +182,28 @@ func TestSecretHidden(t *testing.T) {
 		t.Error(v, err)
 	}
 }
+
+// What sealing adds to a value on its way to Redis and back.
+func BenchmarkSeal(b *testing.B) {
+	for _, size := range []int{200, 4000, 100_000} {
+		for name, secrets := range map[string][]Secret{"plain": nil, "sealed": {newSecret(1)}} {
+			b.Run(fmt.Sprintf("%d/%s", size, name), func(b *testing.B) {
+				o, err := Options{Secrets: secrets, CompressAbove: -1}.withDefaults()
+				if err != nil {
+					b.Fatal(err)
+				}
+				c := newCoder[[]byte](&o)
+				payload, err := c.marshal(make([]byte, size))
+				if err != nil {
+					b.Fatal(err)
+				}
+				for b.Loop() {
+					raw := c.seal(fullKey, life{owner: record.Owner{1}}, payload)
+					if _, err := open(c, fullKey, raw); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}

@@ -115,7 +115,7 @@ var wireSums = map[string]string{
 	"format1-json.hex":        "7b6720a1",
 	"format1-native-stub.hex": "2848c603",
 	"format1-negative.hex":    "e862dfae",
-	"format1-sealed.hex":      "1cdd2f9d",
+	"format1-sealed.hex":      "657fda69",
 	"format1-stub.hex":        "c7175abd",
 	"format1-value.hex":       "47e6ca52",
 	"message1-aborted.hex":    "aa70846b",
