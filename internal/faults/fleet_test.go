@@ -112,7 +112,8 @@ func (f *fleet) start(j job) (*member, error) {
 		}
 		_ = m.cmd.Wait()
 	}()
-	return m, m.await("ready")
+	_, err = m.hear()
+	return m, err
 }
 
 func (f *fleet) violation(format string, args ...any) {
@@ -121,34 +122,37 @@ func (f *fleet) violation(format string, args ...any) {
 	f.broken = append(f.broken, fmt.Sprintf(format, args...))
 }
 
-// await waits for a line that the process says.
-func (m *member) await(word string) error {
-	timeout := time.After(patience)
+// hear returns the next line that the process says.
+func (m *member) hear() (string, error) {
 	select {
 	case line, ok := <-m.lines:
-		if !ok || line != word {
-			return fmt.Errorf("process %c says %q instead of %q", 'A'+m.Name, line, word)
+		if !ok {
+			return "", fmt.Errorf("process %c has ended", 'A'+m.Name)
 		}
-		return nil
-	case <-timeout:
+		return line, nil
+	case <-time.After(patience):
 		_ = m.cmd.Process.Signal(syscall.SIGQUIT) // for its stacks
-		return fmt.Errorf("process %c does not say %q", 'A'+m.Name, word)
+		return "", fmt.Errorf("process %c does not answer", 'A'+m.Name)
 	}
 }
 
-// tell gives all processes an order and waits until it is carried out.
-func (f *fleet) tell(order, answer string) {
+// tell gives all processes an order and waits until it is carried out. It reports whether all of them answer so.
+func (f *fleet) tell(order, answer string) bool {
 	f.t.Helper()
 	for _, m := range f.members {
 		if _, err := io.WriteString(m.in, order+"\n"); err != nil {
 			f.t.Fatal(err)
 		}
 	}
+	all := true
 	for _, m := range f.members {
-		if err := m.await(answer); err != nil {
-			f.t.Fatalf("plan %d: %v", f.plan.seed, err)
+		line, err := m.hear()
+		if err != nil {
+			f.t.Fatalf("plan %d: %s: %v", f.plan.seed, order, err)
 		}
+		all = all && line == answer
 	}
+	return all
 }
 
 // play lets the plan happen, while the callers call.
@@ -348,6 +352,11 @@ func (f *fleet) check() {
 	}
 	f.recovery = time.Since(over)
 
+	// P4: what a memory missed while it was cut off does not stay. A silent connection is noticed within 3 s.
+	if !f.until(func() bool { return f.tell("verify", "0 stale") }) {
+		f.violation("P4: %v after the faults a memory has a value that was deleted", time.Since(over))
+	}
+
 	// P1: a value that is there costs one read, and nothing of a process that has it in memory.
 	const reads = 10
 	lean := ""
@@ -378,7 +387,7 @@ func (f *fleet) check() {
 	// P9: nothing without an end, and nothing left after Close.
 	f.tell("close", "closed")
 	for i, p := range f.proxies {
-		if f.until(func() bool { return p.Clients() == 0 }); p.Clients() > 0 {
+		if !f.until(func() bool { return p.Clients() == 0 }) {
 			f.violation("P9: %d connections of process %c are left", p.Clients(), 'A'+i)
 		}
 		p.Cut() // of half-open ones the server knows nothing
@@ -393,10 +402,10 @@ func (f *fleet) check() {
 		}
 	}
 	var channels []string
-	if f.until(func() bool {
+	if !f.until(func() bool {
 		channels, err = f.admin.PubSubChannels(ctx, "*").Result()
 		return err == nil && len(channels) == 0
-	}); err != nil || len(channels) > 0 {
+	}) {
 		f.violation("P9: subscriptions %q, %v", channels, err)
 	}
 	for _, m := range f.members {
@@ -405,18 +414,19 @@ func (f *fleet) check() {
 	}
 }
 
-// until waits, with a limit, for what the server does in its own time.
-func (f *fleet) until(ok func() bool) {
-	timeout := time.After(patience / 6)
+// until waits, with a limit, for what others do in their own time.
+func (f *fleet) until(ok func() bool) bool {
+	timeout := time.After(patience / 3)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-timeout:
-			return
+			return false
 		case <-tick.C:
 		}
 	}
+	return true
 }
 
 // commands returns how often the server has executed each command.

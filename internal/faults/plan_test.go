@@ -49,12 +49,12 @@ func newPlan(seed uint64) *plan {
 		return (from + time.Duration(rng.Int64N(int64(to-from)))).Truncate(time.Millisecond)
 	}
 	p := &plan{seed: seed}
+	ttl := []time.Duration{time.Second, time.Minute}[rng.IntN(2)]
 	for i := range 3 {
-		j := job{Seed: seed, Name: i, Protocol: 2 + rng.IntN(2), LocalTTL: -1, Abandon: rng.IntN(4) == 0}
-		if rng.IntN(2) == 0 {
-			j.LocalTTL = 400 * time.Millisecond
-		}
-		p.workers = append(p.workers, j)
+		p.workers = append(p.workers, job{
+			Seed: seed, Name: i, Protocol: 2 + rng.IntN(2), TTL: ttl, Abandon: rng.IntN(4) == 0,
+			LocalTTL: []time.Duration{-1, -1, 400 * time.Millisecond, ttl}[rng.IntN(4)],
+		})
 	}
 	track := func(kinds []string) {
 		for at := between(planFirst, 2*planFirst); at < planFaults; at += between(50*time.Millisecond, 400*time.Millisecond) {
@@ -95,7 +95,7 @@ func newPlan(seed uint64) *plan {
 
 func (p *plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "plan %d:", p.seed)
+	fmt.Fprintf(&b, "plan %d: TTL %v,", p.seed, p.workers[0].TTL)
 	for _, w := range p.workers {
 		memory := "no memory"
 		if w.LocalTTL > 0 {

@@ -30,12 +30,12 @@ type job struct {
 	Name     int // of 0, 1, ...; whoever takes the place of a process that was killed has its name
 	Redis    string
 	Protocol int
+	TTL      time.Duration
 	LocalTTL time.Duration
 	Abandon  bool
 }
 
 const (
-	ttl         = time.Second
 	lease       = 300 * time.Millisecond
 	loadTimeout = 1500 * time.Millisecond
 	longLoad    = 500 * time.Millisecond
@@ -90,7 +90,7 @@ func work(spec string) error {
 		return err
 	}
 	if w.cache, err = cache.New[value]("faults", cache.Options{
-		Redis: w.rds, TTL: ttl, LocalTTL: w.LocalTTL, Lease: lease, LoadTimeout: loadTimeout, CancelAbandoned: w.Abandon,
+		Redis: w.rds, TTL: w.TTL, LocalTTL: w.LocalTTL, Lease: lease, LoadTimeout: loadTimeout, CancelAbandoned: w.Abandon,
 	}); err != nil {
 		return err
 	}
@@ -125,6 +125,8 @@ func work(spec string) error {
 				w.get(context.Background(), nil, i, 0)
 			}
 			w.say("read")
+		case "verify":
+			w.say("%d stale", w.stale())
 		case "close": // but not exit, which would close what Close has forgotten
 			_ = w.cache.Close()
 			_ = w.rds.Close()
@@ -341,6 +343,17 @@ func (q *question) answered(v value) {
 	case v.Version < q.lost:
 		w.me.lostStale.Add(1)
 	}
+}
+
+// stale counts the keys that are cached here with a version that was deleted.
+func (w *worker) stale() (n int) {
+	restores := w.board.restores.Load()
+	for i := range hotKeys + setKeys {
+		if v, ok := w.cache.Get(context.Background(), keyName(i)); ok && v.Version < w.board.keys[i].least(restores) {
+			n++
+		}
+	}
+	return n
 }
 
 // update changes the origin and deletes the key.
