@@ -13,7 +13,7 @@ FLOOR := go$(shell sed -n "s|^go ||p" go.mod)
 EXPLORE := ^Test(Explore|Protocol|Tags|Failover)$$
 FUZZ := $(GO) test -run '^$$' -fuzztime 5000x -fuzzminimizetime 10x
 
-.PHONY: check test lint versions newest mutants explore-long
+.PHONY: check test lint versions newest mutants explore-long faults
 check: test lint versions
 
 # Fuzzing is bounded by a count: bounded by time, go test now and then fails with "context deadline exceeded".
@@ -29,6 +29,8 @@ test:
 		echo "$(FUZZ) -fuzz ^$$f\$$ ."; $(FUZZ) -fuzz "^$$f\$$" . || exit 1; done
 	@command -v "$${CACHE_REDIS_SERVER:-redis-server}" >/dev/null || \
 		echo "SKIPPED: the tests against a real Redis: no $${CACHE_REDIS_SERVER:-redis-server} found"
+	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || \
+		echo "SKIPPED: jumps of a real Redis's clock: no libfaketime found"
 
 lint:
 	@bad="$$($(TOOL) gofumpt -l .)" && test -z "$$bad" || { echo "not as gofumpt has it: $$bad"; exit 1; }
@@ -55,6 +57,11 @@ mutants:
 # explore-long explores what takes too long for every day.
 explore-long:
 	CACHE_EXPLORE=long $(GO) test -count=1 -timeout 0 -v -run '$(EXPLORE)' . ./internal/model
+
+# faults plays a hundred plans of faults against a real server and prints the table of docs/reliability.md: eight minutes.
+FAULTS ?= 1-100
+faults:
+	CACHE_REQUIRE_REDIS=1 CACHE_FAULTS=$(FAULTS) $(GO) test -count=1 -timeout 60m -v -run '^TestFaults$$' ./internal/faults
 
 # newest renews tools/newest.mod.
 newest:
