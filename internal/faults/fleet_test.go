@@ -47,7 +47,7 @@ type member struct {
 	cmd   *exec.Cmd
 	in    io.WriteCloser
 	lines chan string
-	ended chan struct{}
+	ended <-chan struct{}
 }
 
 const patience = 30 * time.Second // for anything that a process is asked to do
@@ -85,7 +85,7 @@ func (f *fleet) start(j job) (*member, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &member{job: j, cmd: exec.Command(os.Args[0]), lines: make(chan string, 10), ended: make(chan struct{})}
+	m := &member{job: j, cmd: exec.Command(os.Args[0]), lines: make(chan string, 10)}
 	m.cmd.Env = append(os.Environ(), workerVariable+"="+string(spec))
 	m.cmd.Stderr = os.Stderr
 	if m.in, err = m.cmd.StdinPipe(); err != nil {
@@ -95,11 +95,10 @@ func (f *fleet) start(j job) (*member, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.cmd.Start(); err != nil {
+	if m.ended, err = realredis.Launch(m.cmd); err != nil {
 		return nil, err
 	}
 	go func() {
-		defer close(m.ended)
 		defer close(m.lines)
 		in := bufio.NewScanner(out)
 		in.Buffer(nil, 1<<20)
@@ -110,7 +109,6 @@ func (f *fleet) start(j job) (*member, error) {
 			}
 			m.lines <- in.Text()
 		}
-		_ = m.cmd.Wait()
 	}()
 	_, err = m.hear()
 	return m, err

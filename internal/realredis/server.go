@@ -29,8 +29,8 @@ type Server struct {
 	env  []string
 	skew string // file with the offset of its clock
 	out  bytes.Buffer
-	cmd  *exec.Cmd     // nil if it does not run
-	done chan struct{} // closed when it has ended
+	cmd  *exec.Cmd       // nil if it does not run
+	done <-chan struct{} // closed when it has ended
 }
 
 // Start starts a server without persistence. More arguments are as on its command line.
@@ -174,14 +174,10 @@ func (s *Server) run() error {
 	}, s.args...)...)
 	cmd.Env = append(os.Environ(), s.env...)
 	cmd.Stdout, cmd.Stderr = &s.out, &s.out
-	if err := cmd.Start(); err != nil {
+	done, err := Launch(cmd)
+	if err != nil {
 		return err
 	}
-	done := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(done)
-	}()
 	c := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1, DialerRetries: 1})
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)

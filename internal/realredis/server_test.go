@@ -1,7 +1,14 @@
 package realredis
 
 import (
+	"bufio"
 	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -32,4 +39,63 @@ func TestClock(t *testing.T) {
 	if n, err := c.DBSize(background).Result(); n != 0 || err != nil {
 		t.Errorf("%d keys, %v", n, err)
 	}
+}
+
+// A process that was launched ends with the one that launched it, which is killed here.
+func TestLaunch(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only on Linux")
+	}
+	if os.Getenv("LAUNCH") == "1" {
+		child := exec.Command("sleep", "1000")
+		if _, err := Launch(child); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Println(child.Process.Pid)
+		select {}
+	}
+	parent := exec.Command(os.Args[0], "-test.run=^TestLaunch$")
+	parent.Env = append(os.Environ(), "LAUNCH=1")
+	out, err := parent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, err := Launch(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, _ := bufio.NewReader(out).ReadString('\n')
+	pid, err := strconv.Atoi(line[:max(len(line)-1, 0)])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, 0); err != nil {
+		t.Fatalf("the child does not run: %v", err)
+	}
+	_ = parent.Process.Kill()
+	<-ended
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || len(state) > 0 && stateOf(state) == 'Z' { // whoever adopts it has not waited for it yet
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("the child outlives its parent")
+		}
+	}
+}
+
+// stateOf reads the state in /proc/PID/stat: "123 (name) S ...".
+func stateOf(stat []byte) byte {
+	for i := len(stat) - 3; i > 0; i-- {
+		if stat[i] == ')' {
+			return stat[i+2]
+		}
+	}
+	return 0
 }
