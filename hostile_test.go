@@ -34,6 +34,7 @@ func (gobCodec) Marshal(v any) ([]byte, error) {
 	err := gob.NewEncoder(&b).Encode(v)
 	return b.Bytes(), err
 }
+
 func (gobCodec) Unmarshal(b []byte, v any) error { return gob.NewDecoder(bytes.NewReader(b)).Decode(v) }
 
 // hostileLimit is MaxValueBytes of the tests below; reading something hostile may allocate twice that and 1 MiB.
@@ -278,8 +279,14 @@ func TestRealServerHostile(t *testing.T) {
 		try(h.name)
 	}
 	for _, c := range [][]any{
-		{"LPUSH", fullKey, "x"}, {"SADD", fullKey, "x"}, {"HSET", fullKey, "f", "x"}, {"ZADD", fullKey, 1, "x"},
-		{"XADD", fullKey, "*", "f", "x"}, {"PFADD", fullKey, "x"}, {"SETBIT", fullKey, 10_000, 1}, {"GEOADD", fullKey, 1, 1, "x"},
+		{"LPUSH", fullKey, "x"},
+		{"SADD", fullKey, "x"},
+		{"HSET", fullKey, "f", "x"},
+		{"ZADD", fullKey, 1, "x"},
+		{"XADD", fullKey, "*", "f", "x"},
+		{"PFADD", fullKey, "x"},
+		{"SETBIT", fullKey, 10_000, 1},
+		{"GEOADD", fullKey, 1, 1, "x"},
 		{"SETRANGE", fullKey, 512<<20 - 1, "x"},
 	} {
 		if err := errors.Join(admin.Del(background, fullKey).Err(), admin.Do(background, c...).Err()); err != nil {

@@ -82,14 +82,14 @@ func TestForged(t *testing.T) {
 			"longer":         func(h *record.Header, p []byte) []byte { return append(bytes.Clone(p), 0) },
 			"flipped nonce":  func(h *record.Header, p []byte) []byte { p = bytes.Clone(p); p[0] ^= 1; return p },
 			"flipped tag":    func(h *record.Header, p []byte) []byte { p = bytes.Clone(p); p[len(p)-1] ^= 1; return p },
-			"of another entry": func(h *record.Header, p []byte) []byte {
-				_, p, _ = c.header(key, c.seal(key, life{}, payload))
+			"of another entry": func(*record.Header, []byte) []byte {
+				_, p, _ := c.header(key, c.seal(key, life{}, payload))
 				return p
 			},
 			"another version": func(h *record.Header, p []byte) []byte { h.Version++; return p },
-			"of another key": func(h *record.Header, p []byte) []byte {
+			"of another key": func(*record.Header, []byte) []byte {
 				moved := c.seal("cache:user:l", at, payload)
-				_, p, _ = c.header("cache:user:l", moved)
+				_, p, _ := c.header("cache:user:l", moved)
 				return p
 			},
 		} {

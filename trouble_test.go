@@ -355,9 +355,9 @@ func TestStreamLoss(t *testing.T) {
 		if err := ps["B"].cache.Set(background, "k", "new"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Until(filled.Add(life - 1)))
+		time.Sleep(time.Until(filled.Add(life - time.Millisecond)))
 		ps["A"].get(background, "k", nil).must(t, "old", nil, 0)
-		time.Sleep(1)
+		time.Sleep(time.Millisecond)
 		newer := ps["A"].get(background, "k", loads(0, "newer"))
 		time.Sleep(time.Second)
 		synctest.Wait()

@@ -314,11 +314,9 @@ func (f *fleet) garbage(ctx context.Context, way int, key string) error {
 			return f.admin.Set(ctx, key+"0", raw, time.Minute).Err()
 		}
 	}
-	if err := f.admin.Del(ctx, key).Err(); err != nil {
-		return err
-	}
-	if way%6 == 3 {
+	if way%6 == 3 { // of another type
 		_, err = f.admin.TxPipelined(ctx, func(p redis.Pipeliner) error {
+			p.Del(ctx, key)
 			p.LPush(ctx, key, "x")
 			p.Expire(ctx, key, time.Minute)
 			return nil

@@ -130,6 +130,9 @@ func work(spec string) error {
 		case "close": // but not exit, which would close what Close has forgotten
 			_ = w.cache.Close()
 			_ = w.rds.Close()
+			if n := w.client.PoolStats().PubSubStats.Active; n > 0 {
+				w.broken("P9", "%d subscriptions are left", n)
+			}
 			_ = w.client.Close()
 			w.leaks()
 			w.say("closed")
