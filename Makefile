@@ -44,10 +44,10 @@ lint:
 
 # go.mod holds the oldest versions that serve, tools/newest.mod the newest there are.
 versions:
-	CACHE_EXPLORE=off $(GO) test $(TESTFLAGS) -modfile=tools/newest.mod ./...
+	CACHE_EXPLORE=off CACHE_FAULTS=1 $(GO) test $(TESTFLAGS) -modfile=tools/newest.mod ./...
 	@if GOTOOLCHAIN=$(FLOOR) $(GO) version; then \
-		echo "CACHE_EXPLORE=off GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./..."; \
-		CACHE_EXPLORE=off GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./...; \
+		echo "CACHE_EXPLORE=off CACHE_FAULTS=1 GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./..."; \
+		CACHE_EXPLORE=off CACHE_FAULTS=1 GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./...; \
 	else echo "SKIPPED: the tests with $(FLOOR): it cannot be had here"; fi
 
 # mutants breaks the protocol in one place after the other and looks whether the exploration and the scenarios notice.

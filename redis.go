@@ -56,6 +56,7 @@ type Redis struct {
 	pipeline  pipeline
 	oneServer bool // one server gets all commands, in the order of a pipeline
 	asking    atomic.Bool
+	sweeping  atomic.Int32
 	spread    func(time.Duration) time.Duration // a random part of it, so that processes do not move in step
 	silent    atomic.Int64                      // since when no command has been answered, on clock.local; 0: the last one was
 
@@ -71,6 +72,7 @@ const (
 	trips   = 5           // failures in a row that open the breaker; one is enough when the stream was lost as well
 	tripped = time.Second // until it lets one command through to look
 	patient = 10          // times Timeout, for Delete
+	sweeps  = 16          // commands that look for dead connections at a time
 )
 
 // NewRedis wraps a client, which stays the caller's: Close does not close it. It does not wait for the server, which
@@ -135,8 +137,11 @@ func newRedis(client Client, o RedisOptions, oneServer, wakes bool) *Redis {
 			return r.stream.lost.Load() || c.ConsecutiveFailures >= trips && r.silentFor(2*r.timeout)
 		},
 		OnStateChange: func(_ string, _, now gobreaker.State) {
-			if now == gobreaker.StateClosed {
+			switch now {
+			case gobreaker.StateClosed:
 				r.stream.hurry()
+			case gobreaker.StateOpen:
+				r.sweep()
 			}
 		},
 	})
@@ -333,6 +338,22 @@ func (r *Redis) askTime(ctx context.Context) {
 		defer r.asking.Store(false)
 		_ = r.learnTime(ctx)
 	}()
+}
+
+// sweep uses connections for nobody when the breaker opens: that is how go-redis finds those of a pool that are half open,
+// one after the other, each after its ReadTimeout. The breaker, which lets one command through in a second, would keep
+// them for long: after one second of partition, 9 s were seen until Redis was used again, with a ReadTimeout of 500 ms.
+func (r *Redis) sweep() {
+	for r.sweeping.Add(1) <= sweeps && r.begin() {
+		go func() {
+			defer r.work.Done()
+			_, _ = insist(context.Background(), r, r.timeout, func(ctx context.Context) (struct{}, error) {
+				defer r.sweeping.Add(-1)
+				return struct{}{}, r.client.Time(ctx).Err()
+			})
+		}()
+	}
+	r.sweeping.Add(-1)
 }
 
 func (r *Redis) learnTime(ctx context.Context) error {
