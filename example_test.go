@@ -3,6 +3,8 @@ package cache_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/gob"
 	"errors"
 	"fmt"
@@ -268,6 +270,23 @@ func ExampleOptions_version() {
 	users, err := cache.New[UserV2]("user", cache.Options{Version: 2, Codec: cache.JSON{}})
 	fmt.Println(users != nil, err)
 	// Output: true <nil>
+}
+
+// When others can write to your Redis, keep them from changing what your callers get: give all processes a secret of 32
+// random bytes. To replace it, list the new one after the old one, then before it, then alone.
+func ExampleSecret() {
+	old, err := hex.DecodeString("8c0ee1d0f8a40ed1ad0a3ae65b8b9f5f2b9f5c3c4d7f0f8e3b1d5a6c7e8f9012") // from where you keep secrets
+	if err != nil {
+		panic(err)
+	}
+	newest := make(cache.Secret, 32)
+	_, _ = rand.Read(newest)
+	users, err := cache.New[User]("user", cache.Options{Secrets: []cache.Secret{newest, old}})
+	fmt.Println(users != nil, err)
+	fmt.Println(newest)
+	// Output:
+	// true <nil>
+	// (secret)
 }
 
 // A panic in a loader reaches its callers as an error, and the key is free at once.

@@ -390,3 +390,39 @@ func TestSilentPartition(t *testing.T) {
 		}
 	})
 }
+
+// Connections of a pool that are half open, as behind a firewall that has forgotten them, are found one by one. It must
+// not take the breaker's pace.
+func TestHalfOpenPool(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		const connections = 60
+		p := start(t, w, "A", Options{LocalTTL: -1}, func(o *redis.Options) { o.ReadTimeout = 500 * time.Millisecond })
+		defer p.stop()
+		w.Hold(only("A", "GET", lab.Reply))
+		for range connections {
+			p.calls.Go(func() { _ = p.client.Get(background, "k").Err() })
+		}
+		synctest.Wait()
+		w.Hold(nil)
+		synctest.Wait()
+		if n := p.client.PoolStats().IdleConns; n < connections {
+			t.Fatalf("%d connections", n)
+		}
+		w.HalfOpen("A")
+		began, last := time.Now(), time.Now()
+		for i := range 200 {
+			before := p.cache.Stats().LoadsUnleased
+			a := p.get(background, fmt.Sprint(i), loads(0, "v"))
+			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
+			if a.must(t, "v", nil, a.took); p.cache.Stats().LoadsUnleased > before {
+				last = time.Now()
+			}
+		}
+		if took := last.Sub(began); took > 8*time.Second {
+			t.Errorf("Redis is used again after %v", took)
+		} else {
+			t.Log(took)
+		}
+	})
+}

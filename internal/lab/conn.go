@@ -84,6 +84,7 @@ type link struct {
 
 	mu      sync.Mutex
 	dead    bool       // guarded by mu
+	silent  bool       // half open; guarded by mu
 	request []byte     // not complete; guarded by mu
 	reply   []byte     // not complete; guarded by mu
 	asked   [][]string // requests without a reply yet; guarded by mu
@@ -177,6 +178,10 @@ func (l *link) write(p []byte, rest *[]byte, parse func(raw []byte) *Message) (i
 	if l.dead {
 		l.mu.Unlock()
 		return 0, errReset
+	}
+	if l.silent {
+		l.mu.Unlock()
+		return len(p), nil
 	}
 	*rest = append(*rest, p...)
 	var found []*Message

@@ -208,17 +208,30 @@ func (w *World) CutOff(process string, back bool) {
 
 // Break cuts the connections of a process, which may make new ones at once.
 func (w *World) Break(process string) {
+	for _, l := range w.linksOf(process) {
+		l.cut()
+	}
+}
+
+// HalfOpen makes the connections that a process has silent: both sides believe that they stand, and nothing passes any
+// more. New ones work.
+func (w *World) HalfOpen(process string) {
+	for _, l := range w.linksOf(process) {
+		l.mu.Lock()
+		l.silent = true
+		l.mu.Unlock()
+	}
+}
+
+func (w *World) linksOf(process string) (links []*link) {
 	w.mu.Lock()
-	var links []*link
+	defer w.mu.Unlock()
 	for l := range w.links {
 		if l.process == process {
 			links = append(links, l)
 		}
 	}
-	w.mu.Unlock()
-	for _, l := range links {
-		l.cut()
-	}
+	return links
 }
 
 // Freeze makes the server silent, as a stopped process is: connections stand, nothing is answered. Thawing delivers what
