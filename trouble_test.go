@@ -395,7 +395,7 @@ func TestSilentPartition(t *testing.T) {
 // not take the breaker's pace.
 func TestHalfOpenPool(t *testing.T) {
 	bubble(t, func(t *testing.T, w *lab.World) {
-		const connections = 60
+		const connections = 40
 		p := start(t, w, "A", Options{LocalTTL: -1}, func(o *redis.Options) { o.ReadTimeout = 500 * time.Millisecond })
 		defer p.stop()
 		w.Hold(only("A", "GET", lab.Reply))
@@ -410,7 +410,7 @@ func TestHalfOpenPool(t *testing.T) {
 		}
 		w.HalfOpen("A")
 		began, last := time.Now(), time.Now()
-		for i := range 200 {
+		for i := range 100 {
 			before := p.cache.Stats().LoadsUnleased
 			a := p.get(background, fmt.Sprint(i), loads(0, "v"))
 			time.Sleep(100 * time.Millisecond)

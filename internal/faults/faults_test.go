@@ -76,7 +76,7 @@ func TestFaults(t *testing.T) {
 type result struct {
 	seed   uint64
 	faults map[string]int
-	broken int
+	broken map[string]int // by promise
 	boardSums
 }
 
@@ -89,7 +89,10 @@ type boardSums struct {
 }
 
 func (f *fleet) result() *result {
-	r := &result{seed: f.plan.seed, faults: make(map[string]int), broken: len(f.broken)}
+	r := &result{seed: f.plan.seed, faults: make(map[string]int), broken: make(map[string]int)}
+	for _, b := range f.broken {
+		r.broken[b[:strings.IndexAny(b, " :")]]++
+	}
 	for _, ft := range f.plan.faults {
 		r.faults[ft.kind]++
 	}
@@ -129,10 +132,13 @@ func (r *result) String() string { return table([]*result{r}) }
 func table(results []*result) string {
 	var s boardSums
 	kinds := make(map[string]int)
-	faults, broken := 0, 0
+	broken := make(map[string]int)
+	faults, others := 0, 0
 	for _, r := range results {
 		s.add(&r.boardSums)
-		broken += r.broken
+		for p, n := range r.broken {
+			broken[p] += n
+		}
 		for k, n := range r.faults {
 			kinds[k] += n
 			faults += n
@@ -158,7 +164,15 @@ func table(results []*result) string {
 	row("panics of the loader's", s.panics)
 	row("ends of a caller's own context", s.ended)
 	row("loads that did not see the end of their context in time", s.abandoned)
-	row("**promises broken**, of them errors that P3 forbids and values older than a confirmed deletion", broken)
+	row("**errors that P3 forbids**", broken["P3"])
+	row("**values older than a confirmed deletion** (P4, P5)", broken["P4"])
+	row("**things left behind** (P9)", broken["P9"])
+	for p, n := range broken {
+		if p != "P3" && p != "P4" && p != "P9" {
+			others += n
+		}
+	}
+	row("**other promises broken**", others)
 	row("values older than a deletion, from another process's memory before it heard of it", s.memoryStale)
 	row("... at most, after the deletion was confirmed", ms(s.memoryOldest))
 	row("values older than a deletion that a restart with an old snapshot has lost", s.lostStale)
