@@ -62,6 +62,13 @@ func (n *wireNetwork) player(m *lab.Message) *player {
 }
 
 func (n *wireNetwork) gates() (gates []*parked) {
+	for { // who has lost the stream asks for the time, at which nothing is to be seen
+		i := slices.IndexFunc(n.w.Waiting(), func(m *lab.Message) bool { return m.Command() == "TIME" })
+		if i < 0 {
+			break
+		}
+		n.w.Waiting()[i].Deliver()
+	}
 	for _, m := range n.w.Waiting() {
 		p := n.player(m)
 		if p == nil {
