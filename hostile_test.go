@@ -235,6 +235,19 @@ func TestHostileBytes(t *testing.T) {
 	t.Logf("%d payloads", n)
 }
 
+// 10 MB of nested arrays end a process that decodes them without a look: the stack overflows, and nothing recovers.
+func TestHostileNesting(t *testing.T) {
+	c := coderFor[any](t, Options{MaxValueBytes: 16 << 20, CompressAbove: -1})
+	for _, code := range []string{"\x91", "\x81\xc0"} {
+		h := hostile{"nested", c.seal(fullKey, life{}, bytes.Repeat([]byte(code), 10<<20/len(code)))}
+		h.reads(t, func() {
+			if v, err := open(c, fullKey, h.raw); !errors.Is(err, errUnreadable) {
+				t.Errorf("%v, %v", v, err)
+			}
+		})
+	}
+}
+
 // A Codec of the user's is given what it has not written only by who can compute checksums; its errors are misses too.
 func TestHostileGob(t *testing.T) {
 	c := coderFor[string](t, Options{Codec: gobCodec{}})

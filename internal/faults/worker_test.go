@@ -117,7 +117,7 @@ func work(spec string) error {
 			}
 			all.Wait()
 			w.say("probed")
-		case "read": // a key that is there, in vain looked for in this process's memory
+		case "read": // a key that is there
 			var i, n int
 			_, _ = fmt.Sscan(words[1], &i)
 			_, _ = fmt.Sscan(words[2], &n)
