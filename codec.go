@@ -182,7 +182,7 @@ func (c *coder) value(key string, h *record.Header, payload []byte) (v any, err 
 	}
 	if h.Sealed {
 		if payload, err = c.sealer.open(key, h, payload); err != nil {
-			return nil, errUnreadable
+			return nil, err
 		}
 	}
 	if h.State == record.Negative {

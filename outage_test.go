@@ -81,8 +81,8 @@ func (o *outage) call(t *testing.T, i, key int, down bool) {
 
 // judge looks at the loads: during the outage each process loads a key once in a life of its memory. In the first such life
 // after it, the fleet loads a key once, and a process that has not found Redis yet once for itself, which it forgets when
-// its subscription stands again. There is no stampede.
-func (o *outage) judge(t *testing.T) {
+// its subscription stands again: at most so many loads of a key. There is no stampede.
+func (o *outage) judge(t *testing.T, most int) {
 	t.Helper()
 	perSecond := make([]int, int((o.wentOn+o.after)/time.Second)+2)
 	for key := range outageKeys {
@@ -100,7 +100,7 @@ func (o *outage) judge(t *testing.T) {
 				}
 			}
 		}
-		if back > 1+len(o.caches) {
+		if back > most {
 			t.Errorf("key %d is loaded %d times after the return", key, back)
 		}
 	}
@@ -128,7 +128,7 @@ func TestOutage(t *testing.T) {
 			},
 		}
 		o.run(t)
-		o.judge(t)
+		o.judge(t, 2)
 		if p99 := o.took[len(o.took)*99/100]; p99 > 2*outageLoad {
 			t.Errorf("p99 %v", p99)
 		}
@@ -156,5 +156,5 @@ func TestRealServerOutage(t *testing.T) {
 		o.caches = append(o.caches, c)
 	}
 	o.run(t)
-	o.judge(t)
+	o.judge(t, 3)
 }

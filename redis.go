@@ -69,7 +69,7 @@ type Redis struct {
 type cores map[*core]struct{}
 
 const (
-	trips    = 5           // failures in a row that open the breaker; one is enough when the stream was lost as well
+	trips    = 5           // failures in a row that open the breaker; one is enough if the stream was lost and nothing was answered since
 	tripped  = time.Second // until it lets one command through to look
 	patient  = 10          // times Timeout, for Delete
 	sweepers = 4           // goroutines that look for dead connections
@@ -272,6 +272,7 @@ func call[T any](ctx context.Context, r *Redis, budget time.Duration, fn func(co
 func (r *Redis) note(err error) error {
 	if silence(err) == nil {
 		r.silent.Store(0)
+		r.stream.lost.Store(false)
 	} else {
 		r.silent.CompareAndSwap(0, max(int64(r.clock.local(time.Now())), 1))
 	}

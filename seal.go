@@ -5,7 +5,6 @@ import (
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/sha256"
-	"errors"
 
 	"github.com/bellwether-go/cache/internal/record"
 )
@@ -70,8 +69,6 @@ func (s sealer) seal(key string, h *record.Header, payload []byte) []byte {
 	return s.aead(s[0], h.ID).Seal(make([]byte, 0, len(payload)+sealBytes), nil, payload, s.bound(key, h))
 }
 
-var errForged = errors.New("cache: entry not sealed with one of our secrets")
-
 // open decrypts what was sealed with any of the secrets.
 func (s sealer) open(key string, h *record.Header, sealed []byte) ([]byte, error) {
 	bound := s.bound(key, h)
@@ -80,5 +77,5 @@ func (s sealer) open(key string, h *record.Header, sealed []byte) ([]byte, error
 			return payload, nil
 		}
 	}
-	return nil, errForged
+	return nil, errUnreadable
 }

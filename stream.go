@@ -21,7 +21,7 @@ type stream struct {
 	canWake  bool // scripts' messages reach this subscription
 	channels []string
 	up       atomic.Bool
-	lost     atomic.Bool   // it stood before
+	lost     atomic.Bool   // it stood before, and nothing was answered since
 	answered chan struct{} // one token: Redis answers again
 	stop     context.CancelFunc
 	done     chan struct{}

@@ -426,3 +426,28 @@ func TestHalfOpenPool(t *testing.T) {
 		}
 	})
 }
+
+// A stream that cannot come back does not make the breaker open at each failure, while Redis answers commands.
+func TestStreamGone(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{LocalTTL: -1}, nil)
+		defer p.stop()
+		refusing(w, "NOPERM this user has no permissions to access one of the channels used as arguments", "SUBSCRIBE")
+		w.Break("A")
+		time.Sleep(time.Second)
+		if p.rds.stream.wakes() {
+			t.Fatal("the stream is back")
+		}
+		p.get(background, "k", loads(0, "v")).must(t, "v", nil, 0)
+		w.Freeze(true)
+		a := p.get(background, "k2", loads(0, "v"))
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		a.must(t, "v", nil, a.took)
+		if p.rds.cutOff() {
+			t.Error("one failure has opened the breaker")
+		}
+		w.Freeze(false)
+		time.Sleep(time.Second)
+	})
+}
