@@ -56,7 +56,7 @@ var variants = []variant{
 func replay(t *testing.T, order []string, v variant, breakIt func(*scriptStore)) (faults []string) {
 	complain := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	synctest.Test(t, func(t *testing.T) {
-		w := lab.New(t)
+		w := newWorld(t)
 		defer w.Close()
 		const full = "cache:user:42"
 		procs, answers := map[string]*proc{}, map[string]*answer{}

@@ -110,7 +110,7 @@ func FuzzKeys(f *testing.F) {
 				return
 			}
 		}
-		r1, r2 := &Redis{prefix: prefix1, process: "0123456789abcdef"}, &Redis{prefix: prefix2}
+		r1, r2 := &Redis{prefix: prefix1}, &Redis{prefix: prefix2}
 		full1, full2 := r1.key(name1, key1), r2.key(name2, key2)
 		same := prefix1 == prefix2 && name1 == name2 && key1 == key2
 		if (full1 == full2) != same {
@@ -119,9 +119,9 @@ func FuzzKeys(f *testing.F) {
 		if name, key, ok := r1.split(full1); !ok || name != name1 || key != key1 {
 			t.Errorf("%q is %q and %q", full1, name, key)
 		}
-		rest := r1.deletion([]string{full1, full2})[17:]
+		rest := string(keyEvents([]string{full1, full2}))
 		for _, want := range []string{full1, full2} {
-			key, more, ok := cutKey(rest)
+			key, more, ok := cutText(rest[1:])
 			if !ok || key != want {
 				t.Errorf("a message about %q is about %q", want, key)
 			}
@@ -133,7 +133,9 @@ func FuzzKeys(f *testing.F) {
 // FuzzMessage handles whatever is published.
 func FuzzMessage(f *testing.F) {
 	r := &Redis{prefix: "cache", process: "0123456789abcdef"}
-	f.Add(r.deletion([]string{"cache:user:a", "cache:user:b"}))
+	r.events.r = r
+	f.Add(r.events.messageLocked(keyEvents([]string{"cache:user:a", "cache:user:b"})))
+	f.Add("D0123456789abcdef00000012cache:user:a")
 	f.Add("C0123456789abcdef00000012cache:user:krecord")
 	f.Add("A0123456789abcdef99999999x")
 	f.Fuzz(func(t *testing.T, message string) {

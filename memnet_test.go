@@ -25,7 +25,7 @@ func (n *memNetwork) start(tr *trial, p *player) {
 	n.tr = tr
 	p.rds = newRedis(nil, RedisOptions{Prefix: "cache", Timeout: 50 * time.Millisecond}, true, true)
 	p.rds.process = fmt.Sprintf("%-16s", p.name)
-	p.rds.stream.up.Store(true)
+	p.rds.stream.stands()
 	p.rds.clock.observe(time.Now(), time.Now(), n.server.now())
 	p.rds.store = &memStore{r: p.rds, server: n.server, process: p.name, send: func(ctx context.Context, request string, run func() string) error {
 		return n.send(ctx, p, request, run)
@@ -116,7 +116,7 @@ func (n *memNetwork) remember() {
 func (n *memNetwork) publish(channel, message string) {
 	for _, p := range n.tr.players {
 		if channel != everybody && channel != p.rds.process || p.gone || p.deaf ||
-			message[0] == deleted && message[1:17] == p.rds.process {
+			message[0] == eventful && message[1:17] == p.rds.process {
 			continue
 		}
 		known := n.tr.unlinked
@@ -124,13 +124,13 @@ func (n *memNetwork) publish(channel, message string) {
 		if message[0] == wakeAborted {
 			what = "is woken: aborted"
 		}
-		if message[0] == deleted {
+		if message[0] == eventful {
 			what = "hears of the deletion"
 		}
 		n.push(p, what, func() {
-			if message[0] == deleted {
+			if message[0] == eventful {
 				p.told = max(p.told, known)
-			} else if _, rec, ok := cutKey(message[17:]); ok {
+			} else if _, rec, ok := cutText(message[17:]); ok {
 				n.tr.serves(p, []byte(rec))
 			}
 			p.rds.stream.handle(message)
@@ -180,8 +180,7 @@ func (n *memNetwork) cut(p *player) {
 
 func (n *memNetwork) subscribe(p *player) {
 	p.deaf = false
-	p.rds.stream.up.Store(true)
-	p.rds.invalidateAll()
+	p.rds.stream.stands()
 	p.told = max(p.told, n.tr.unlinked)
 }
 

@@ -325,8 +325,11 @@ func (m *memStore) delete(ctx context.Context, keys []string) error {
 }
 
 func (m *memStore) tell(ctx context.Context, keys []string) error {
+	m.r.events.mu.Lock()
+	message := m.r.events.messageLocked(keyEvents(keys))
+	m.r.events.mu.Unlock()
 	return m.send(ctx, "publish", func() string {
-		m.server.publish(everybody, m.r.deletion(keys))
+		m.server.publish(everybody, message)
 		return ""
 	})
 }

@@ -81,7 +81,7 @@ type saved struct {
 
 func newStage(t *testing.T) *stage {
 	s := &stage{
-		t: t, w: lab.New(t), began: time.Now(), procs: map[string]*actor{}, calls: map[string]*asked{},
+		t: t, w: newWorld(t), began: time.Now(), procs: map[string]*actor{}, calls: map[string]*asked{},
 		origin: map[string][]string{}, copies: map[string]*lab.Message{}, hung: make(chan struct{}),
 		fences: map[string]int64{}, honest: true, floor: map[string]int{},
 	}

@@ -39,6 +39,18 @@ type RedisOptions struct {
 	// Timeout is the budget of one command. When it is spent, callers go on without Redis. Delete, which
 	// promises something, gets ten times as much. Default: 50 ms.
 	Timeout time.Duration
+
+	// ShardedEvents publishes what a process invalidates on a sharded channel (SPUBLISH, Redis 7), so that in a Redis
+	// Cluster it stays on one node, where it would go to all of them over the cluster bus. All processes must use the
+	// same: who does not, does not hear of the others' deletions, and keeps values for LocalTTL. Wake-ups are published
+	// in the old way. For a *redis.ClusterClient or *redis.Client. Default: off.
+	ShardedEvents bool
+
+	// Tracking makes the server say itself what was changed under our prefix, by whatever tool (CLIENT TRACKING in
+	// broadcasting mode, Redis 6, RESP3): a DEL in redis-cli reaches every memory like a Delete. Each write is then told
+	// to each process, and a value gets into memory with the first read after it was stored. Processes with and without
+	// it work together. For a *redis.Client. A server that refuses is used as if it were off. Default: off.
+	Tracking bool
 }
 
 // Redis is a connection to what processes share: one for each process and Redis, used by all of its caches. It is safe
@@ -52,6 +64,8 @@ type Redis struct {
 	clock     serverClock
 	waiters   waiters
 	stream    *stream
+	events    events
+	sharded   shardedClient // nil without ShardedEvents
 	store     store
 	pipeline  pipeline
 	oneServer bool // one server gets all commands, in the order of a pipeline
@@ -111,11 +125,26 @@ func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 	case *redis.Ring:
 		wakes = false // scripts publish on the key's shard, a subscription listens on the channel's
 	}
+	if _, ok := client.(shardedClient); o.ShardedEvents && !ok {
+		errs = append(errs, fmt.Errorf("cache: RedisOptions.ShardedEvents with a %T: want a client that has SPublish and SSubscribe", client))
+	}
+	if _, ok := client.(*redis.Client); o.Tracking && !ok {
+		errs = append(errs, fmt.Errorf("cache: RedisOptions.Tracking with a %T: want a *redis.Client", client))
+	}
+	if o.Tracking && o.ShardedEvents {
+		errs = append(errs, errors.New("cache: RedisOptions.Tracking and ShardedEvents: want one of them"))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	r := newRedis(client, o, oneServer, wakes)
 	r.store = newScriptStore(r)
+	if o.ShardedEvents {
+		r.sharded = client.(shardedClient)
+	}
+	if o.Tracking {
+		r.stream.tracking = r.tracker(client.(*redis.Client))
+	}
 	r.stream.start()
 	return r, nil
 }
@@ -145,7 +174,7 @@ func newRedis(client Client, o RedisOptions, oneServer, wakes bool) *Redis {
 			}
 		},
 	})
-	r.pipeline.r = r
+	r.pipeline.r, r.events.r = r, r
 	r.stream = newStream(r, wakes)
 	return r
 }
@@ -208,11 +237,16 @@ func (r *Redis) each(name string, f func(*core)) {
 	}
 }
 
-// invalidate is told by the stream that another process deleted or set a key.
-func (r *Redis) invalidate(full string) {
-	if name, key, ok := r.split(full); ok && name != "" {
-		r.each(name, func(c *core) { c.invalidate(key) })
-		r.waiters.lookAgain(full)
+// hear is told by the stream what another process has invalidated.
+func (r *Redis) hear(kind byte, text string) {
+	name, rest, ok := r.split(text)
+	if !ok || name == "" {
+		return
+	}
+	switch kind {
+	case keyEvent:
+		r.each(name, func(c *core) { c.invalidate(rest) })
+		r.waiters.lookAgain(text)
 	}
 }
 
@@ -221,6 +255,12 @@ func (r *Redis) invalidate(full string) {
 func (r *Redis) deaf() {
 	r.each("", func(c *core) { c.deaf() })
 	r.waiters.lookAgain("")
+}
+
+// missed is called when messages of another process have not come.
+func (r *Redis) missed() {
+	r.each("", func(c *core) { c.stats.gaps.Add(1) })
+	r.invalidateAll()
 }
 
 // invalidateAll is called when the stream is there, for the first time or again: what was missed is not known.

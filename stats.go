@@ -26,6 +26,7 @@ type Stats struct {
 	Polls        uint64 // ... and looked
 	Rounds       uint64 // calls that started over, because a value may have been older than a deletion
 
+	EventGaps    uint64 // times that messages of other processes were missed, and memory was dropped
 	RedisErrors  uint64 // commands without a usable answer
 	Unreadable   uint64 // entries in Redis that were not ours or damaged
 	OtherEntries uint64 // entries of a newer version or another type, left alone
@@ -36,7 +37,7 @@ type stats struct {
 	loads, loadErrors, panics, abandoned, lateLoads, unleased atomic.Uint64
 	leases, takeovers, lost, rejected, uncached               atomic.Uint64
 	waits, waitTimeouts, wakes, polls, rounds                 atomic.Uint64
-	redisErrors, unreadable, others                           atomic.Uint64
+	redisErrors, unreadable, others, gaps                     atomic.Uint64
 }
 
 func (s *stats) snapshot() Stats {
@@ -47,7 +48,7 @@ func (s *stats) snapshot() Stats {
 		LeasesWon: s.leases.Load(), LeasesTakenOver: s.takeovers.Load(), LeasesLost: s.lost.Load(),
 		CommitsRejected: s.rejected.Load(), ValuesUncached: s.uncached.Load(),
 		Waits: s.waits.Load(), WaitTimeouts: s.waitTimeouts.Load(), Wakes: s.wakes.Load(), Polls: s.polls.Load(),
-		Rounds: s.rounds.Load(), RedisErrors: s.redisErrors.Load(), Unreadable: s.unreadable.Load(),
+		Rounds: s.rounds.Load(), EventGaps: s.gaps.Load(), RedisErrors: s.redisErrors.Load(), Unreadable: s.unreadable.Load(),
 		OtherEntries: s.others.Load(),
 	}
 }

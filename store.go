@@ -285,14 +285,25 @@ const (
 )
 
 func (s *scriptStore) deleteSome(ctx context.Context, keys []string) error {
+	events := keyEvents(keys)
+	var message string
+	rides := false // it goes along, in the same round trip
+	if s.r.oneServer {
+		if message, rides = s.r.events.begin(events); rides {
+			defer s.r.events.end()
+		}
+	}
 	_, err := insist(ctx, s.r, patient*s.r.timeout, func(ctx context.Context) (struct{}, error) {
 		var told *redis.IntCmd
 		cmds, err := s.r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for _, k := range keys {
 				p.Unlink(ctx, k) // one by one: keys of a cluster lie in different slots
 			}
-			if s.r.oneServer {
-				told = p.Publish(ctx, s.everybody, s.r.deletion(keys))
+			switch {
+			case rides && s.r.sharded != nil:
+				told = p.SPublish(ctx, s.everybody, message)
+			case rides:
+				told = p.Publish(ctx, s.everybody, message)
 			}
 			return nil
 		})
@@ -304,11 +315,14 @@ func (s *scriptStore) deleteSome(ctx context.Context, keys []string) error {
 				return struct{}{}, cmd.Err()
 			}
 		}
-		if told == nil {
-			told = s.r.client.Publish(ctx, s.everybody, s.r.deletion(keys))
+		if rides {
+			return struct{}{}, withoutChannels(told.Err())
 		}
-		return struct{}{}, withoutChannels(told.Err())
+		return struct{}{}, nil
 	})
+	if err == nil && !rides {
+		err = s.r.events.publish(ctx, events)
+	}
 	if err != nil {
 		return &redisError{err}
 	}
@@ -317,16 +331,5 @@ func (s *scriptStore) deleteSome(ctx context.Context, keys []string) error {
 
 // announce tells the other processes that a key was set.
 func (s *scriptStore) announce(ctx context.Context, key string) error {
-	_, err := insist(ctx, s.r, patient*s.r.timeout, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, withoutChannels(s.r.client.Publish(ctx, s.everybody, s.r.deletion([]string{key})).Err())
-	})
-	return err
-}
-
-// withoutChannels forgives a PUBLISH that is forbidden: where it is, nobody listens, and LocalTTL is the bound.
-func withoutChannels(err error) error {
-	if redis.HasErrorPrefix(err, "NOPERM") {
-		return nil
-	}
-	return err
+	return s.r.events.publish(ctx, appendEvent(nil, keyEvent, key))
 }

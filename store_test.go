@@ -2,7 +2,6 @@ package cache
 
 import (
 	"errors"
-	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -233,23 +232,6 @@ func TestServerClock(t *testing.T) {
 		k.observe(time.Now(), time.Now(), server()-time.Minute.Microseconds())
 		check(time.Minute, -time.Minute)
 	})
-}
-
-// What a script says it reads and returns, and what Go sends, are the same messages.
-func TestDeletionMessage(t *testing.T) {
-	r := &Redis{process: "0123456789abcdef"}
-	m := r.deletion([]string{"", "a", "12345678"})
-	var got []string
-	for rest := m[17:]; rest != ""; {
-		key, more, ok := cutKey(rest)
-		if !ok {
-			t.Fatalf("%q", rest)
-		}
-		got, rest = append(got, key), more
-	}
-	if m[0] != deleted || m[1:17] != r.process || !reflect.DeepEqual(got, []string{"", "a", "12345678"}) {
-		t.Errorf("%q: %q", m, got)
-	}
 }
 
 // entryID reads the id of the entry in raw.

@@ -23,10 +23,10 @@ type transcript struct {
 	told      map[*lab.Message]bool // replies whose outcome has been written
 
 	mu      sync.Mutex
-	pending []event // noted by goroutines, in no order that could be relied on; guarded by mu
+	pending []noted // noted by goroutines, in no order that could be relied on; guarded by mu
 }
 
-type event struct {
+type noted struct {
 	at          time.Duration
 	actor, text string
 	lane        string
@@ -39,14 +39,14 @@ func (tr *transcript) note(a *actor, lane, text string) {
 	if a.dead {
 		return
 	}
-	tr.pending = append(tr.pending, event{time.Since(tr.began), a.name, text, lane})
+	tr.pending = append(tr.pending, noted{time.Since(tr.began), a.name, text, lane})
 }
 
 // flush writes what was noted while nothing was moved.
 func (tr *transcript) flush() {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	slices.SortStableFunc(tr.pending, func(a, b event) int {
+	slices.SortStableFunc(tr.pending, func(a, b noted) int {
 		return cmp.Or(cmp.Compare(a.at, b.at), strings.Compare(a.actor, b.actor), strings.Compare(a.lane, b.lane))
 	})
 	for _, e := range tr.pending {
@@ -145,7 +145,10 @@ func (tr *transcript) push(m string) string {
 	if len(m) < 17 {
 		return strconv.Quote(m)
 	}
-	key, rest, ok := cutKey(m[17:])
+	if m[0] == eventful {
+		return tr.events(m[emptyEvent:])
+	}
+	key, rest, ok := cutText(m[17:])
 	if !ok {
 		return strconv.Quote(m)
 	}
@@ -162,6 +165,20 @@ func (tr *transcript) push(m string) string {
 		return key + ": deleted"
 	}
 	return strconv.Quote(m)
+}
+
+// events is what a process has invalidated.
+func (tr *transcript) events(rest string) string {
+	var all []string
+	for rest != "" {
+		text, more, ok := cutText(rest[1:])
+		if !ok {
+			return strconv.Quote(rest)
+		}
+		all = append(all, shortKey(text)+map[byte]string{keyEvent: ": deleted", tagEvent: ": tag deleted", clearEvent: " cleared"}[rest[0]])
+		rest = more
+	}
+	return strings.Join(all, ", ")
 }
 
 func (tr *transcript) owner(id string) string {

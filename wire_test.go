@@ -88,9 +88,30 @@ func TestWireGoldens(t *testing.T) {
 	}
 
 	// Messages. What scripts publish is compared with what handle understands in the scenarios.
-	r := &Redis{prefix: "cache", process: "abcdefghijklmnop", clock: serverClock{started: time.Now()}}
-	if m := r.deletion([]string{"cache:user:k", "cache:user:l"}); m != string(text("message1-deleted.hex")) {
-		t.Errorf("a deletion is %x", m)
+	r := &Redis{prefix: "cache", process: "abcdefghijklmnop", clock: serverClock{started: time.Now()}, caches: map[string]cores{}}
+	r.events.r = r
+	keys := []string{"cache:user:k", "cache:user:l"}
+	if m := r.events.messageLocked(keyEvents(keys)); m != string(text("message1-event.hex")) {
+		t.Errorf("an event is %x", m)
+	}
+	for _, name := range []string{"message1-deleted.hex", "message1-event.hex"} {
+		var ws []*waiter
+		for _, key := range keys {
+			ws = append(ws, r.waiters.register(key))
+		}
+		r.process = "another process."
+		(&stream{r: r}).handle(string(text(name)))
+		for _, w := range ws {
+			select {
+			case got := <-w.news:
+				if got.kind != 0 {
+					t.Errorf("%s: %+v", name, got)
+				}
+			default:
+				t.Errorf("%s is not understood", name)
+			}
+			r.waiters.unregister(w)
+		}
 	}
 	for name, want := range map[string]wake{
 		"message1-committed.hex": {kind: wakeCommitted, owner: at.owner, record: text("format1-value.hex")},
@@ -121,4 +142,5 @@ var wireSums = map[string]string{
 	"message1-aborted.hex":    "aa70846b",
 	"message1-committed.hex":  "fd787bc0",
 	"message1-deleted.hex":    "56ab09ab",
+	"message1-event.hex":      "54a344fc",
 }

@@ -29,7 +29,7 @@ type wireNetwork struct {
 }
 
 func newWireNetwork(t *testing.T) *wireNetwork {
-	n := &wireNetwork{w: lab.New(t), tries: map[string]int{}, heard: map[*player]int{}}
+	n := &wireNetwork{w: newWorld(t), tries: map[string]int{}, heard: map[*player]int{}}
 	n.script = transcript{began: time.Now(), owners: map[record.Owner]string{}, told: map[*lab.Message]bool{}}
 	return n
 }
@@ -63,7 +63,7 @@ func (n *wireNetwork) player(m *lab.Message) *player {
 
 func (n *wireNetwork) gates() (gates []*parked) {
 	for { // who has lost the stream asks for the time, at which nothing is to be seen
-		i := slices.IndexFunc(n.w.Waiting(), func(m *lab.Message) bool { return m.Command() == "TIME" })
+		i := slices.IndexFunc(n.w.Waiting(), func(m *lab.Message) bool { return m.Command() == "TIME" || isHeartbeat(m) })
 		if i < 0 {
 			break
 		}
@@ -183,13 +183,13 @@ func (n *wireNetwork) push(p *player, m *lab.Message, v verdict) {
 	words, _ := resp.Words(m.Raw)
 	payload := words[len(words)-1]
 	switch payload[0] {
-	case deleted:
+	case eventful:
 		if n.heard[p] < len(n.told) {
 			p.told = max(p.told, n.told[n.heard[p]])
 			n.heard[p]++
 		}
 	case wakeCommitted:
-		if _, rec, ok := cutKey(payload[17:]); ok {
+		if _, rec, ok := cutText(payload[17:]); ok {
 			n.tr.serves(p, []byte(rec))
 		}
 	}

@@ -22,6 +22,10 @@ import (
 type World struct {
 	Redis *miniredis.Miniredis
 
+	// Aside, if set before there are clients, tells which messages move by themselves, are not watched and not counted,
+	// like handshakes; but not past others on their connection.
+	Aside func(*Message) bool
+
 	mu     sync.Mutex
 	hold   func(*Message) bool // guarded by mu
 	parked []*Message          // guarded by mu
@@ -117,7 +121,7 @@ func (w *World) Hold(f func(*Message) bool) {
 	}
 	var free []*Message
 	w.parked = slices.DeleteFunc(w.parked, func(m *Message) bool {
-		if f == nil || !f(m) {
+		if f == nil || m.handshake() || !f(m) {
 			free = append(free, m)
 			return true
 		}
@@ -254,12 +258,15 @@ var handshake = map[string]bool{
 	"HELLO": true, "CLIENT": true, "AUTH": true, "SELECT": true, "PING": true, "SUBSCRIBE": true, "UNSUBSCRIBE": true,
 }
 
-func (m *Message) handshake() bool { return m.Kind != Push && handshake[m.Command()] }
+func (m *Message) handshake() bool {
+	return m.Kind != Push && handshake[m.Command()] || m.w.Aside != nil && m.w.Aside(m)
+}
 
 // emit passes a message on or parks it.
 func (w *World) emit(m *Message) {
 	w.mu.Lock()
-	if w.frozen || !m.handshake() && (w.watch != nil || w.hold != nil && w.hold(m)) {
+	behind := w.Aside != nil && w.Aside(m) && slices.ContainsFunc(w.parked, func(other *Message) bool { return other.to == m.to })
+	if w.frozen || behind || !m.handshake() && (w.watch != nil || w.hold != nil && w.hold(m)) {
 		w.parked = append(w.parked, m)
 		w.mu.Unlock()
 		select {
