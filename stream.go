@@ -152,11 +152,20 @@ func (s *stream) listen(ctx context.Context) (stood bool) {
 		if stood && !s.beat(last, patience) {
 			return stood
 		}
-		msg, err := sub.ReceiveTimeout(ctx, quiet)
+		wait := quiet
+		if left := last + patience - s.now(); left > 0 && left < quiet {
+			wait = left
+		}
+		msg, err := sub.ReceiveTimeout(ctx, wait)
 		if err != nil {
 			var t interface{ Timeout() bool }
-			if silent++; !errors.As(err, &t) || !t.Timeout() || silent >= silences || sub.Ping(ctx) != nil {
+			if !errors.As(err, &t) || !t.Timeout() {
 				return stood
+			}
+			if wait == quiet {
+				if silent++; silent >= silences || sub.Ping(ctx) != nil {
+					return stood
+				}
 			}
 			continue
 		}

@@ -27,6 +27,7 @@ type Server struct {
 	path string
 	args []string
 	env  []string
+	bus  string // port, in a cluster
 	skew string // file with the offset of its clock
 	out  bytes.Buffer
 	cmd  *exec.Cmd       // nil if it does not run
