@@ -43,10 +43,12 @@ type core struct {
 	coder   *coder
 	local   *local
 	flights *flights
+	undone  undone
 	ticks   atomic.Uint64 // a clock that tells which calls began before something
 	stats   stats
 	closing chan struct{}
 	close   sync.Once
+	lost    error // what Close returns
 }
 
 // New makes a cache. The name begins its keys in Redis: processes share entries if name, Options.Version and V are the
@@ -61,6 +63,7 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 		coder: newCoder[V](&full), local: newLocal(&full), flights: newFlights(),
 		closing: make(chan struct{}),
 	}
+	c.undone.c = c
 	if c.redis != nil {
 		c.store = c.redis.store
 		c.redis.register(name, c)
@@ -113,7 +116,7 @@ func (c *Cache[V]) Get(ctx context.Context, key string) (V, bool) {
 //
 // It blocks for three commands, not longer than ctx; when ctx ends it returns ctx.Err() and goes on in the
 // background. Its errors are those of the Codec and of Redis, ErrClosed, and one if the value or the key is too
-// large; the value is not stored then.
+// large; the value is not stored then. After one of Redis, what was there before is deleted, as by Delete.
 func (c *Cache[V]) Set(ctx context.Context, key string, value V, opts ...CallOption) error {
 	return c.core.set(ctx, key, value, newCallOptions(opts))
 }
@@ -123,23 +126,29 @@ func (c *Cache[V]) Set(ctx context.Context, key string, value V, opts ...CallOpt
 // within the time that a message takes (LocalTTL at most while their connection for messages is down). Call it after
 // the change of the origin is committed, not before.
 //
-// It blocks for one or two round trips for each 1,000 keys, each at most ten times RedisOptions.Timeout, and not
-// longer than ctx; when ctx ends it returns ctx.Err() and goes on in the background. On an error of Redis the keys
-// are deleted here, and perhaps there: repeat it.
+// It is carried out even if ctx has ended: then, and when ctx ends, it returns ctx.Err() and goes on in the background. It
+// blocks for one or two round trips for each 1,000 keys, each at most ten times RedisOptions.Timeout.
+//
+// Nil means that Redis has deleted the keys and that the other processes have been told. On an error of Redis the keys are
+// deleted here, and perhaps there, and the deletion is repeated, in order with others, until Redis confirms it or the
+// cache is closed; until then this process does not read these keys from Redis. A cache keeps at most 10,000 of them:
+// beyond that the error says that this one will not be repeated. Stats counts them.
 func (c *Cache[V]) Delete(ctx context.Context, keys ...string) error {
 	return c.core.delete(ctx, keys)
 }
 
 // Close ends the cache: calls that wait return ErrClosed, loaders' contexts are cancelled, leases are given back. It
-// waits for work under way, but not for loaders that ignore their context. It does not close Options.Redis. Close is
-// safe to call more than once; it always returns nil.
-func (c *Cache[V]) Close() error {
-	c.core.shut()
-	return nil
-}
+// waits for work under way, but not for loaders that ignore their context. Deletions that Redis has not confirmed are
+// tried once more; if it does not, Close returns an error, and they are lost. It does not close Options.Redis. Close is
+// safe to call more than once.
+func (c *Cache[V]) Close() error { return c.core.shut() }
 
 // Stats returns counters since New.
-func (c *Cache[V]) Stats() Stats { return c.core.stats.snapshot() }
+func (c *Cache[V]) Stats() Stats {
+	s := c.core.stats.snapshot()
+	s.DeletesPending = uint64(c.core.undone.n.Load())
+	return s
+}
 
 // fly is a call that found nothing in memory.
 func (c *core) fly(
@@ -273,7 +282,7 @@ func (c *core) peek(ctx context.Context, key string) (any, bool) {
 		c.stats.localHits.Add(1)
 		return e.value, !e.negative
 	}
-	if c.redis == nil || len(key) > MaxKeyBytes {
+	if c.redis == nil || len(key) > MaxKeyBytes || c.undone.has(key) || ctx.Err() != nil {
 		return nil, false
 	}
 	var res *result
@@ -292,9 +301,6 @@ func (c *core) peek(ctx context.Context, key string) (any, bool) {
 // detached runs f with a context that has the values of ctx only. If ctx ends first, or c is closed, it returns without
 // f, which goes on; what f writes may be read only if it returned nil.
 func (c *core) detached(ctx context.Context, f func(context.Context) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	if !c.flights.begin() {
 		return ErrClosed
 	}
@@ -344,26 +350,35 @@ func (c *core) deaf() {
 
 func (c *core) delete(ctx context.Context, keys []string) error {
 	return c.detached(ctx, func(ctx context.Context) error {
-		var full []string
-		for _, k := range keys {
-			c.invalidateHere(k)
-			if c.redis != nil && len(k) <= MaxKeyBytes {
-				full = append(full, c.redis.key(c.name, k))
-			}
-		}
-		if len(full) == 0 {
-			return nil
-		}
-		err := c.store.delete(ctx, full)
-		// Again: what was read from Redis in between may have been read before the deletion.
-		for _, k := range keys {
-			c.invalidateHere(k)
-		}
-		for _, k := range full {
-			c.redis.waiters.lookAgain(k)
+		err := c.invalidateNow(ctx, keyEvent, keys)
+		if err != nil {
+			err = c.undone.add(deletions(keyEvent, keys), err)
 		}
 		return err
 	})
+}
+
+// invalidateNow deletes here and in Redis.
+func (c *core) invalidateNow(ctx context.Context, _ byte, keys []string) error {
+	var full []string
+	for _, k := range keys {
+		c.invalidateHere(k)
+		if c.redis != nil && len(k) <= MaxKeyBytes {
+			full = append(full, c.redis.key(c.name, k))
+		}
+	}
+	if len(full) == 0 {
+		return nil
+	}
+	err := c.store.delete(ctx, full)
+	// Again: what was read from Redis in between may have been read before the deletion.
+	for _, k := range keys {
+		c.invalidateHere(k)
+	}
+	for _, k := range full {
+		c.redis.waiters.lookAgain(k)
+	}
+	return err
 }
 
 func (c *core) set(ctx context.Context, key string, value any, co callOptions) error {
@@ -375,6 +390,9 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 	ttl := c.ttl(f, res)
 	if ttl < 0 {
 		return c.delete(ctx, []string{key})
+	}
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	if c.redis == nil {
 		return c.detached(ctx, func(context.Context) error {
@@ -389,51 +407,63 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 	}
 	f.full = c.redis.key(c.name, key)
 	return c.detached(ctx, func(ctx context.Context) error {
-		began := c.invalidateHere(key)
-		a := acquireArgs{
-			key: f.full, owner: newOwner(), lease: c.opts.Lease, life: c.recordLife(), coder: c.coder, force: true,
+		err := c.replace(ctx, f, res, payload, ttl)
+		var unsure *redisError
+		if errors.As(err, &unsure) { // what was there may be there still
+			err = c.undone.add(deletions(keyEvent, []string{key}), err)
 		}
-		got, err := c.store.acquire(ctx, a)
-		if err != nil {
-			c.redis.disown(ctx, f.full, a.owner)
-			return &redisError{err}
-		}
-		if got.outcome != won {
-			return errOther
-		}
-		res.ended = time.Now()
-		outcome, err := c.store.commit(ctx, commitArgs{
-			key: f.full, owner: a.owner, fence: got.fence, life: ttl,
-			record: c.coder.seal(f.full, life{
-				owner: a.owner, fence: got.fence, stamp: got.now, freshUntil: got.serverTime() + ttl.Microseconds(),
-			}, payload),
-		})
-		ours := c.local.epoch(key) == began
-		again := c.invalidateHere(key)
-		if err != nil {
-			_ = c.store.announce(ctx, f.full) // it may have been stored
-			return &redisError{err}
-		}
-		if outcome == refused {
-			return errors.New("cache: redis refused the value")
-		}
-		if outcome == stored && ours && again == (epoch{began.era, began.gaps, began.key + 1}) {
-			c.fill(f, again, res, len(payload), ttl)
-		}
-		if err := c.store.announce(ctx, f.full); err != nil {
-			return &redisError{err}
-		}
-		return nil
+		return err
 	})
 }
 
-func (c *core) shut() {
+// replace stores a value in Redis whatever is there, and here.
+func (c *core) replace(ctx context.Context, f *flight, res *result, payload []byte, ttl time.Duration) error {
+	began := c.invalidateHere(f.key)
+	a := acquireArgs{
+		key: f.full, owner: newOwner(), lease: c.opts.Lease, life: c.recordLife(), coder: c.coder, force: true,
+	}
+	got, err := c.store.acquire(ctx, a)
+	if err != nil {
+		c.redis.disown(ctx, f.full, a.owner)
+		return &redisError{err}
+	}
+	if got.outcome != won {
+		return errOther
+	}
+	res.ended = time.Now()
+	outcome, err := c.store.commit(ctx, commitArgs{
+		key: f.full, owner: a.owner, fence: got.fence, life: ttl,
+		record: c.coder.seal(f.full, life{
+			owner: a.owner, fence: got.fence, stamp: got.now, freshUntil: got.serverTime() + ttl.Microseconds(),
+		}, payload),
+	})
+	ours := c.local.epoch(f.key) == began
+	again := c.invalidateHere(f.key)
+	if err != nil {
+		_ = c.store.announce(ctx, f.full) // it may have been stored
+		return &redisError{err}
+	}
+	if outcome == refused {
+		return errors.New("cache: redis refused the value")
+	}
+	if outcome == stored && ours && again == (epoch{began.era, began.gaps, began.key + 1}) {
+		c.fill(f, again, res, len(payload), ttl)
+	}
+	if err := c.store.announce(ctx, f.full); err != nil {
+		return &redisError{err}
+	}
+	return nil
+}
+
+func (c *core) shut() error {
 	c.close.Do(func() {
 		close(c.closing)
 		c.flights.close()
+		c.lost = c.undone.close()
 		if c.redis != nil {
 			c.redis.unregister(c.name, c)
 		}
 		c.local.dropAll()
 	})
+	return c.lost
 }

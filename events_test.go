@@ -71,13 +71,13 @@ func TestEventNumbers(t *testing.T) {
 		gap    bool
 	}
 	for name, messages := range map[string][]message{
-		"in order":                       {{0, "a", 1, 0, false}, {time.Second, "a", 2, time.Second, false}, {0, "b", 1, 0, false}},
-		"one missing":                    {{0, "a", 1, 0, false}, {0, "a", 3, 0, true}, {0, "a", 4, 0, false}},
-		"late":                           {{0, "a", 1, 0, false}, {0, "a", 3, 0, true}, {0, "a", 2, 0, false}, {0, "a", 4, 0, false}},
-		"doubled":                        {{0, "a", 1, 0, false}, {0, "a", 1, 0, false}, {0, "a", 2, 0, false}},
-		"the one before was before us":   {{time.Minute, "a", 7, 2 * time.Minute, false}, {0, "a", 8, 0, false}},
+		"in order":                        {{0, "a", 1, 0, false}, {time.Second, "a", 2, time.Second, false}, {0, "b", 1, 0, false}},
+		"one missing":                     {{0, "a", 1, 0, false}, {0, "a", 3, 0, true}, {0, "a", 4, 0, false}},
+		"late":                            {{0, "a", 1, 0, false}, {0, "a", 3, 0, true}, {0, "a", 2, 0, false}, {0, "a", 4, 0, false}},
+		"doubled":                         {{0, "a", 1, 0, false}, {0, "a", 1, 0, false}, {0, "a", 2, 0, false}},
+		"the one before was before us":    {{time.Minute, "a", 7, 2 * time.Minute, false}, {0, "a", 8, 0, false}},
 		"the one before came in our time": {{time.Minute, "a", 7, 30 * time.Second, true}, {0, "a", 8, 0, false}},
-		"or just when we came":           {{time.Minute, "a", 7, time.Minute, true}},
+		"or just when we came":            {{time.Minute, "a", 7, time.Minute, true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -94,6 +94,9 @@ func (c *core) recordLife() time.Duration {
 
 // shared is the way of a flight through Redis: read, else acquire, else wait for whoever acquired.
 func (c *core) shared(f *flight) *result {
+	if c.undone.has(f.key) {
+		return c.loadAlone(f, errUndone)
+	}
 	res, raw, err := c.look(f)
 	switch {
 	case res != nil:
@@ -376,7 +379,8 @@ func (c *core) loadAlone(f *flight, why error) *result {
 	if res.abandoned || res.err != nil && !res.negative {
 		return res
 	}
-	if c.redis.cutOff() || silence(why) == nil || errors.Is(why, errOther) || errors.Is(why, errRedisClosed) {
+	if c.redis.cutOff() || silence(why) == nil || errors.Is(why, errOther) || errors.Is(why, errRedisClosed) ||
+		errors.Is(why, errUndone) {
 		c.fill(f, since, res, -1, c.ttl(f, res))
 	}
 	return res

@@ -26,6 +26,10 @@ type Stats struct {
 	Polls        uint64 // ... and looked
 	Rounds       uint64 // calls that started over, because a value may have been older than a deletion
 
+	DeletesPending  uint64 // deletions that Redis has not confirmed yet: a gauge
+	DeletesRepeated uint64 // ... that it has confirmed when they were repeated
+	DeletesDropped  uint64 // ... that are not repeated, because there were too many or the cache was closed
+
 	EventGaps    uint64 // times that messages of other processes were missed, and memory was dropped
 	RedisErrors  uint64 // commands without a usable answer
 	Unreadable   uint64 // entries in Redis that were not ours or damaged
@@ -37,6 +41,7 @@ type stats struct {
 	loads, loadErrors, panics, abandoned, lateLoads, unleased atomic.Uint64
 	leases, takeovers, lost, rejected, uncached               atomic.Uint64
 	waits, waitTimeouts, wakes, polls, rounds                 atomic.Uint64
+	deletesRepeated, deletesDropped                           atomic.Uint64
 	redisErrors, unreadable, others, gaps                     atomic.Uint64
 }
 
@@ -48,7 +53,8 @@ func (s *stats) snapshot() Stats {
 		LeasesWon: s.leases.Load(), LeasesTakenOver: s.takeovers.Load(), LeasesLost: s.lost.Load(),
 		CommitsRejected: s.rejected.Load(), ValuesUncached: s.uncached.Load(),
 		Waits: s.waits.Load(), WaitTimeouts: s.waitTimeouts.Load(), Wakes: s.wakes.Load(), Polls: s.polls.Load(),
-		Rounds: s.rounds.Load(), EventGaps: s.gaps.Load(), RedisErrors: s.redisErrors.Load(), Unreadable: s.unreadable.Load(),
+		Rounds:          s.rounds.Load(),
+		DeletesRepeated: s.deletesRepeated.Load(), DeletesDropped: s.deletesDropped.Load(), EventGaps: s.gaps.Load(), RedisErrors: s.redisErrors.Load(), Unreadable: s.unreadable.Load(),
 		OtherEntries: s.others.Load(),
 	}
 }

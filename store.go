@@ -272,7 +272,10 @@ func (s *scriptStore) delete(ctx context.Context, keys []string) error {
 			size += len(rest[n])
 			n++
 		}
-		errs = append(errs, s.deleteSome(ctx, rest[:n]))
+		err := s.deleteSome(ctx, rest[:n])
+		if errs = append(errs, err); silence(err) != nil { // and there would be none for the rest
+			break
+		}
 		rest = rest[n:]
 	}
 	return errors.Join(errs...)
