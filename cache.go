@@ -19,6 +19,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -134,7 +135,33 @@ func (c *Cache[V]) Set(ctx context.Context, key string, value V, opts ...CallOpt
 // cache is closed; until then this process does not read these keys from Redis. A cache keeps at most 10,000 of them:
 // beyond that the error says that this one will not be repeated. Stats counts them.
 func (c *Cache[V]) Delete(ctx context.Context, keys ...string) error {
-	return c.core.delete(ctx, keys)
+	return c.core.ask(ctx, keyEvent, keys)
+}
+
+// DeleteTags invalidates all values that carry one of these tags (see WithTags), however many they are, with one command
+// for each 1,000 tags. After it returned nil, no GetOrLoad that starts later returns one whose load started before: in
+// this process at once, in others as after Delete. It waits, fails and is repeated like Delete. Without Options.Tags it
+// returns an error.
+//
+// A cache remembers the last 10,000 deleted tags; when there are more, the values that were loaded before the older half
+// of those deletions are invalidated.
+func (c *Cache[V]) DeleteTags(ctx context.Context, tags ...string) error {
+	switch {
+	case !c.core.opts.Tags:
+		return errTagsOff
+	case len(tags) == 0:
+		return nil
+	}
+	return c.core.ask(ctx, tagEvent, tags)
+}
+
+// Clear invalidates all values of the cache's name and Prefix, in all processes, with one command. Otherwise it is like
+// DeleteTags. What was invalidated stays in Redis until its TTL is over or it is replaced.
+func (c *Cache[V]) Clear(ctx context.Context) error {
+	if !c.core.opts.Tags {
+		return errTagsOff
+	}
+	return c.core.ask(ctx, clearEvent, []string{""})
 }
 
 // Close ends the cache: calls that wait return ErrClosed, loaders' contexts are cancelled, leases are given back. It
@@ -158,12 +185,15 @@ func (c *core) fly(
 	if c.waitsForItself(ctx, key) {
 		return nil, errOwnKey
 	}
+	if len(co.tags) > 0 && !c.opts.Tags {
+		return nil, errTagsOff
+	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		f, err := c.flights.join(key, func() *flight {
-			f := &flight{of: c, key: key, load: load, ttl: co.ttl, landed: make(chan struct{})}
+			f := &flight{of: c, key: key, load: load, ttl: co.ttl, tags: co.tags, landed: make(chan struct{})}
 			f.parent, _ = ctx.Value(loadedBy{}).(*flight)
 			if c.redis != nil {
 				f.full = c.redis.key(c.name, key)
@@ -212,12 +242,18 @@ func (c *core) run(f *flight) *result {
 	}
 	since := c.local.epoch(f.key)
 	res := c.load(f, nil)
-	if res.err == nil || res.negative {
-		if c.redis == nil { // otherwise: another process's deletion of such a key is not noticed
-			res.asOf = 0
-		}
-		c.fill(f, since, res, -1, c.ttl(f, res))
+	if res.err != nil && !res.negative {
+		return res
 	}
+	if c.redis == nil { // otherwise: another process's deletion of such a key is not noticed
+		began := res.asOf
+		if res.asOf = 0; len(res.tags) > 0 { // of their deletion the flight was not told
+			if res.asOf = c.ticks.Add(1); outdated(c.local.barriers(res.tags), since.tags) {
+				res.asOf = began
+			}
+		}
+	}
+	c.fill(f, since, res, -1, c.ttl(f, res))
 	return res
 }
 
@@ -244,7 +280,7 @@ func (c *core) ttl(f *flight, res *result) time.Duration {
 
 // fill stores a loaded result in memory. encoded is its size, -1 if it is not known.
 func (c *core) fill(f *flight, since epoch, res *result, encoded int, ttl time.Duration) {
-	if ttl < 0 || len(f.key) > MaxKeyBytes {
+	if ttl < 0 || len(f.key) > MaxKeyBytes || res.unfit {
 		return
 	}
 	if encoded < 0 && c.local.weigh != nil && !res.negative {
@@ -259,13 +295,16 @@ func (c *core) fill(f *flight, since epoch, res *result, encoded int, ttl time.D
 	if c.redis != nil {
 		ttl = min(ttl, c.opts.LocalTTL)
 	}
-	c.local.fill(f.key, since, res.value, res.negative, encoded, ttl)
+	c.local.fill(f.key, since, res.value, res.negative, res.tags, encoded, ttl)
 }
 
 // encode returns the bytes of a loaded result, or false if it is not to be stored in Redis.
 func (c *core) encode(res *result, ttl time.Duration) ([]byte, bool) {
 	switch {
 	case ttl < 0:
+		return nil, false
+	case res.unfit:
+		c.stats.uncached.Add(1)
 		return nil, false
 	case res.negative:
 		return nil, true
@@ -317,79 +356,22 @@ func (c *core) detached(ctx context.Context, f func(context.Context) error) erro
 	}
 }
 
-// invalidate forgets a key in this cache, and returns the epoch that begins with it.
-func (c *core) invalidate(key string) epoch {
-	e := c.local.drop(key)
-	c.flights.forget(key)
-	return e
-}
-
-// invalidateHere forgets a key in all caches of this process that share it: messages tell only the other processes.
-func (c *core) invalidateHere(key string) epoch {
-	e := c.invalidate(key)
-	if c.redis != nil {
-		c.redis.each(c.name, func(other *core) {
-			if other != c {
-				other.invalidate(key)
-			}
-		})
-	}
-	return e
-}
-
-func (c *core) invalidateAll() {
-	c.local.dropAll()
-	c.flights.forgetAll()
-}
-
-// deaf is told that deletions by others are not heard of any more.
-func (c *core) deaf() {
-	c.local.gap()
-	c.flights.forgetAll()
-}
-
-func (c *core) delete(ctx context.Context, keys []string) error {
-	return c.detached(ctx, func(ctx context.Context) error {
-		err := c.invalidateNow(ctx, keyEvent, keys)
-		if err != nil {
-			err = c.undone.add(deletions(keyEvent, keys), err)
-		}
-		return err
-	})
-}
-
-// invalidateNow deletes here and in Redis.
-func (c *core) invalidateNow(ctx context.Context, _ byte, keys []string) error {
-	var full []string
-	for _, k := range keys {
-		c.invalidateHere(k)
-		if c.redis != nil && len(k) <= MaxKeyBytes {
-			full = append(full, c.redis.key(c.name, k))
-		}
-	}
-	if len(full) == 0 {
-		return nil
-	}
-	err := c.store.delete(ctx, full)
-	// Again: what was read from Redis in between may have been read before the deletion.
-	for _, k := range keys {
-		c.invalidateHere(k)
-	}
-	for _, k := range full {
-		c.redis.waiters.lookAgain(k)
-	}
-	return err
-}
-
 func (c *core) set(ctx context.Context, key string, value any, co callOptions) error {
 	if len(key) > MaxKeyBytes {
 		return fmt.Errorf("cache: key of %d bytes: want at most %d", len(key), MaxKeyBytes)
 	}
+	if len(co.tags) > 0 && !c.opts.Tags {
+		return errTagsOff
+	}
 	f := &flight{key: key, ttl: co.ttl}
 	res := &result{value: value}
+	var ok bool
+	if res.tags, ok = allTags(co.tags, nil); !ok {
+		return fmt.Errorf("cache: more than %d tags, or one of more than %d bytes", mostTags, longestTag)
+	}
 	ttl := c.ttl(f, res)
 	if ttl < 0 {
-		return c.delete(ctx, []string{key})
+		return c.ask(ctx, keyEvent, []string{key})
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -419,6 +401,10 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 // replace stores a value in Redis whatever is there, and here.
 func (c *core) replace(ctx context.Context, f *flight, res *result, payload []byte, ttl time.Duration) error {
 	began := c.invalidateHere(f.key)
+	stamp, err := c.stampFor(ctx, ttl)
+	if err != nil {
+		return &redisError{err}
+	}
 	a := acquireArgs{
 		key: f.full, owner: newOwner(), lease: c.opts.Lease, life: c.recordLife(), coder: c.coder, force: true,
 	}
@@ -434,10 +420,11 @@ func (c *core) replace(ctx context.Context, f *flight, res *result, payload []by
 	outcome, err := c.store.commit(ctx, commitArgs{
 		key: f.full, owner: a.owner, fence: got.fence, life: ttl,
 		record: c.coder.seal(f.full, life{
-			owner: a.owner, fence: got.fence, stamp: got.now, freshUntil: got.serverTime() + ttl.Microseconds(),
+			owner: a.owner, fence: got.fence, stamp: cmp.Or(stamp, got.now), tags: res.tags,
+			freshUntil: got.serverTime() + ttl.Microseconds(),
 		}, payload),
 	})
-	ours := c.local.epoch(f.key) == began
+	ours := c.local.epoch(f.key).same(began)
 	again := c.invalidateHere(f.key)
 	if err != nil {
 		_ = c.store.announce(ctx, f.full) // it may have been stored
@@ -446,7 +433,8 @@ func (c *core) replace(ctx context.Context, f *flight, res *result, payload []by
 	if outcome == refused {
 		return errors.New("cache: redis refused the value")
 	}
-	if outcome == stored && ours && again == (epoch{began.era, began.gaps, began.key + 1}) {
+	if outcome == stored && ours && again.same(epoch{era: began.era, gaps: began.gaps, key: began.key + 1}) {
+		again.tags = began.tags
 		c.fill(f, again, res, len(payload), ttl)
 	}
 	if err := c.store.announce(ctx, f.full); err != nil {

@@ -68,7 +68,8 @@ type coder struct {
 	maxBytes      int
 	version       uint32
 	sealer        sealer // empty: none
-	typ           uint64 // digest of the value's type, the codec's name, and whether entries are sealed
+	tagged        bool
+	typ           uint64 // digest of the value's type, the codec's name, and whether entries are sealed and tagged
 	decode        func(Codec, []byte) (any, error)
 }
 
@@ -77,12 +78,16 @@ func newCoder[V any](o *Options) *coder {
 	if len(o.Secrets) > 0 {
 		typ += " sealed"
 	}
+	if o.Tags {
+		typ += " tagged"
+	}
 	return &coder{
 		codec:         o.Codec,
 		compressAbove: o.CompressAbove,
 		maxBytes:      o.MaxValueBytes,
 		version:       o.Version,
 		sealer:        newSealer(o.Secrets),
+		tagged:        o.Tags,
 		typ:           record.Digest(typ),
 		decode: func(c Codec, b []byte) (any, error) {
 			var v V
@@ -95,7 +100,13 @@ func newCoder[V any](o *Options) *coder {
 }
 
 // maxRecord is the length of the longest record that is read.
-func (c *coder) maxRecord() int { return record.Size + c.maxBytes + sealBytes }
+func (c *coder) maxRecord() int {
+	n := record.Size + c.maxBytes + sealBytes
+	if c.tagged {
+		n += mostTagData
+	}
+	return n
+}
 
 // marshal encodes a value. A Codec that panics has failed.
 func (c *coder) marshal(v any) (b []byte, err error) {
@@ -119,6 +130,7 @@ type life struct {
 	freshUntil int64
 	cost       time.Duration
 	negative   bool
+	tags       []string
 }
 
 // seal makes the record of an encoded value.
@@ -136,9 +148,17 @@ func (c *coder) seal(key string, l life, payload []byte) []byte {
 			h.Compressed, payload = true, z
 		}
 	}
+	var tags []byte
+	if c.tagged {
+		h.Tagged = true
+		tags = appendTags(nil, l.tags)
+	}
 	if len(c.sealer) > 0 {
 		h.Sealed = true
-		payload = c.sealer.seal(key, &h, payload)
+		payload = c.sealer.seal(key, &h, tags, payload)
+	}
+	if c.tagged {
+		payload = append(tags, payload...)
 	}
 	return record.Append(make([]byte, 0, record.Size+len(payload)), &h, payload)
 }
@@ -164,10 +184,22 @@ func (c *coder) header(key string, raw []byte) (record.Header, []byte, error) {
 		return h, nil, errUnreadable
 	case h.Version > c.version || h.Type != c.typ:
 		return h, nil, errOther
-	case h.State != record.Stub && h.Sealed != (len(c.sealer) > 0):
+	case h.State != record.Stub && (h.Sealed != (len(c.sealer) > 0) || h.Tagged != c.tagged):
 		return h, nil, errUnreadable
 	}
 	return h, payload, nil
+}
+
+// tags returns the tags of an entry whose header was read.
+func (c *coder) tags(h *record.Header, payload []byte) ([]string, error) {
+	if !h.Tagged {
+		return nil, nil
+	}
+	block, _, err := cutTags(payload)
+	if err != nil {
+		return nil, err
+	}
+	return parseTags(block)
 }
 
 // value decodes the payload of a record under key whose header was read; nil if the entry is negative.
@@ -180,8 +212,14 @@ func (c *coder) value(key string, h *record.Header, payload []byte) (v any, err 
 	if h.RawLen > uint64(c.maxBytes) {
 		return nil, errUnreadable
 	}
+	var tags []byte
+	if h.Tagged {
+		if tags, payload, err = cutTags(payload); err != nil {
+			return nil, err
+		}
+	}
 	if h.Sealed {
-		if payload, err = c.sealer.open(key, h, payload); err != nil {
+		if payload, err = c.sealer.open(key, h, tags, payload); err != nil {
 			return nil, err
 		}
 	}

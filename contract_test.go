@@ -38,6 +38,9 @@ var contract = []struct {
 	{"a loader that waits for itself", waitsForItself},
 	{"a loader that deletes", deleteInLoader},
 	{"Close", closeInEveryState},
+	{"tags", tags},
+	{"tags deleted in mid-load", tagsInMidLoad},
+	{"mistakes with tags", tagMistakes},
 }
 
 func TestContract(t *testing.T) {

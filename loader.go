@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,8 @@ type result struct {
 	// asOf is the moment, on core.ticks, for which it is known that no deletion had made the value old. Only calls that
 	// began before it may have the value; 0: all may.
 	asOf      uint64
+	tags      []string
+	unfit     bool          // its tags are too many or too long to be kept
 	abandoned bool          // the loader did not return
 	ended     time.Time     // when it did
 	cost      time.Duration // of the load
@@ -46,6 +49,8 @@ type flight struct {
 	full   string // in Redis
 	load   func(context.Context, string) (any, error)
 	ttl    time.Duration // as in callOptions
+	tags   []string
+	told   Load // what the loader says
 
 	ctx     context.Context // of everything the flight does; ends with Close and CancelAbandoned
 	cancel  context.CancelCauseFunc
@@ -54,6 +59,43 @@ type flight struct {
 	landed  chan struct{} // closed when res is there
 	res     *result
 }
+
+// Load is what a loader can say about what it loads, if it asks LoadFrom for it. All methods may be called on a nil *Load,
+// so that loaders can be tested without a cache, and from several goroutines; after the loader has returned they do
+// nothing.
+type Load struct {
+	mu   sync.Mutex
+	tags []string // guarded by mu
+}
+
+// LoadFrom returns what the loader that was given ctx, or a context made from it, can say about its load; nil elsewhere.
+func LoadFrom(ctx context.Context) *Load {
+	f, _ := ctx.Value(loadedBy{}).(*flight)
+	if f == nil {
+		return nil
+	}
+	return &f.told
+}
+
+// SetTags gives the value these tags besides those of WithTags, under whose limits they fall; another call replaces them.
+// Without Options.Tags the load fails.
+func (l *Load) SetTags(tags ...string) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tags = slices.Clone(tags)
+}
+
+func (l *Load) all() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tags
+}
+
+// misused reports whether tags were set that cannot be kept.
+func (l *Load) misused(tags bool) bool { return !tags && len(l.all()) > 0 }
 
 // loadedBy is the key in a loader's context under which its flight is found.
 type loadedBy struct{}
@@ -288,6 +330,12 @@ func (c *core) load(f *flight, t *tenure) *result {
 			res.value, res.err = r.value, r.err
 			res.ended = time.Now()
 			res.cost = res.ended.Sub(start)
+			if f.told.misused(c.opts.Tags) && res.err == nil {
+				res.err = errTagsOff
+			}
+			var fit bool
+			res.tags, fit = allTags(f.tags, f.told.all())
+			res.unfit = !fit
 			return c.judge(res)
 		case <-renewals:
 			if renewed == nil { // the last one has been answered

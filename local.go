@@ -22,6 +22,14 @@ type local struct {
 	counts [4096]atomic.Uint64
 	era    atomic.Uint64
 	gaps   atomic.Uint64
+	tags   *tagTimes // nil without Options.Tags
+}
+
+// tagTimes are the barriers of tags on a clock of this process, which counts their deletions as this process hears of them.
+// Tags share counters as keys do.
+type tagTimes struct {
+	clock atomic.Uint64
+	times [4096]atomic.Uint64
 }
 
 type localEntry struct {
@@ -30,13 +38,24 @@ type localEntry struct {
 	era      uint64 // of its epoch: an entry of an earlier era is not served, whether or not dropAll found it
 	weight   uint32
 	negative bool
+	tags     []*atomic.Uint64 // their barriers
+	tagged   uint64           // on the clock of tags, before it was read or loaded
 }
 
-// epoch counts the invalidations of a key, those of everything, and the times after which some may have been missed.
-type epoch struct{ era, gaps, key uint64 }
+// epoch counts the invalidations of a key, those of everything, and the times after which some may have been missed; and
+// those of tags, of which only some concern the key.
+type epoch struct{ era, gaps, key, tags uint64 }
+
+// same reports whether nothing has happened between two epochs that concerns the key, tags aside.
+func (e epoch) same(other epoch) bool {
+	return e.era == other.era && e.gaps == other.gaps && e.key == other.key
+}
 
 func newLocal(o *Options) *local {
 	l := &local{started: time.Now(), seed: maphash.MakeSeed()}
+	if o.Tags {
+		l.tags = new(tagTimes)
+	}
 	if o.Redis != nil && o.LocalTTL < 0 {
 		return l
 	}
@@ -78,15 +97,57 @@ func (l *local) get(key string) (*localEntry, bool) {
 		return nil, false
 	}
 	e, ok := l.entries.GetIfPresent(key)
-	if !ok || e.era != l.era.Load() || l.now() >= e.until {
+	if !ok || e.era != l.era.Load() || l.now() >= e.until || outdated(e.tags, e.tagged) {
 		return nil, false
 	}
 	return e, true
 }
 
+// outdated reports whether one of these barriers is later than that time.
+func outdated(tags []*atomic.Uint64, tagged uint64) bool {
+	for _, t := range tags {
+		if t.Load() > tagged {
+			return true
+		}
+	}
+	return false
+}
+
+// barriers returns where the barriers of tags are.
+func (l *local) barriers(tags []string) []*atomic.Uint64 {
+	if len(tags) == 0 {
+		return nil
+	}
+	all := make([]*atomic.Uint64, len(tags))
+	for i, t := range tags {
+		all[i] = &l.tags.times[maphash.String(l.seed, t)%uint64(len(l.tags.times))]
+	}
+	return all
+}
+
+// dropTags invalidates what carries one of these tags and was read or loaded before.
+func (l *local) dropTags(tags []string) {
+	if l.tags == nil {
+		return
+	}
+	now := l.tags.clock.Add(1)
+	for _, t := range l.barriers(tags) {
+		for {
+			was := t.Load()
+			if was >= now || t.CompareAndSwap(was, now) {
+				break
+			}
+		}
+	}
+}
+
 // epoch is to be taken before the read or the ACQUIRE whose result fill is to store.
 func (l *local) epoch(key string) epoch {
-	return epoch{l.era.Load(), l.gaps.Load(), l.count(key).Load()}
+	e := epoch{era: l.era.Load(), gaps: l.gaps.Load(), key: l.count(key).Load()}
+	if l.tags != nil {
+		e.tags = l.tags.clock.Load()
+	}
+	return e
 }
 
 func (l *local) count(key string) *atomic.Uint64 {
@@ -95,18 +156,19 @@ func (l *local) count(key string) *atomic.Uint64 {
 
 // fill stores an entry for d unless the key was invalidated since. The check and the store are one step for
 // drop: it either comes first and is seen here, or waits for the entry and removes it.
-func (l *local) fill(key string, since epoch, value any, negative bool, encoded int, d time.Duration) {
+func (l *local) fill(key string, since epoch, value any, negative bool, tags []string, encoded int, d time.Duration) {
 	if l.entries == nil || d <= 0 {
 		return
 	}
 	e := &localEntry{value: value, negative: negative, until: l.now() + int64(d), era: since.era}
+	e.tags, e.tagged = l.barriers(tags), since.tags
 	if l.weigh != nil {
 		if e.weight = l.weigh(key, encoded); e.weight == math.MaxUint32 {
 			return
 		}
 	}
 	l.entries.Compute(key, func(old *localEntry, _ bool) (*localEntry, otter.ComputeOp) {
-		if l.epoch(key) != since {
+		if !l.epoch(key).same(since) {
 			return old, otter.CancelOp
 		}
 		return e, otter.WriteOp
@@ -115,7 +177,10 @@ func (l *local) fill(key string, since epoch, value any, negative bool, encoded 
 
 // drop invalidates a key and returns the epoch that begins with it.
 func (l *local) drop(key string) epoch {
-	began := epoch{l.era.Load(), l.gaps.Load(), l.count(key).Add(1)}
+	began := epoch{era: l.era.Load(), gaps: l.gaps.Load(), key: l.count(key).Add(1)}
+	if l.tags != nil {
+		began.tags = l.tags.clock.Load()
+	}
 	if l.entries != nil {
 		l.entries.Invalidate(key)
 	}

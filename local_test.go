@@ -28,21 +28,21 @@ func TestEpochs(t *testing.T) {
 			}
 		}
 		since := l.epoch("k")
-		l.fill("k", since, "v", false, 1, time.Minute)
+		l.fill("k", since, "v", false, nil, 1, time.Minute)
 		has(true)
 		again := l.drop("k")
 		has(false)
-		l.fill("k", since, "v", false, 1, time.Minute)
+		l.fill("k", since, "v", false, nil, 1, time.Minute)
 		has(false)
-		l.fill("k", again, "v", false, 1, time.Minute)
+		l.fill("k", again, "v", false, nil, 1, time.Minute)
 		has(true)
 		l.dropAll()
 		has(false)
-		l.fill("k", again, "v", false, 1, time.Minute)
+		l.fill("k", again, "v", false, nil, 1, time.Minute)
 		has(false)
-		l.fill("k", l.epoch("k"), "v", false, 1, 0)
+		l.fill("k", l.epoch("k"), "v", false, nil, 1, 0)
 		has(false)
-		l.fill("k", l.epoch("k"), "v", false, 1, time.Minute)
+		l.fill("k", l.epoch("k"), "v", false, nil, 1, time.Minute)
 		has(true)
 	})
 }
@@ -51,7 +51,7 @@ func TestLocalEntries(t *testing.T) {
 	l := newTestLocal(t, Options{LocalEntries: 100})
 	for i := range 1000 {
 		k := fmt.Sprint(i)
-		l.fill(k, l.epoch(k), k, false, 1, time.Minute)
+		l.fill(k, l.epoch(k), k, false, nil, 1, time.Minute)
 	}
 	l.entries.CleanUp()
 	if n := l.entries.EstimatedSize(); n > 100 {
@@ -63,7 +63,7 @@ func TestLocalBytes(t *testing.T) {
 	count := func(l *local, size int) int {
 		for i := range 1000 {
 			k := fmt.Sprintf("%03d", i)
-			l.fill(k, l.epoch(k), strings.Repeat("x", size), false, size, time.Minute)
+			l.fill(k, l.epoch(k), strings.Repeat("x", size), false, nil, size, time.Minute)
 		}
 		l.entries.CleanUp()
 		return l.entries.EstimatedSize()

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -28,6 +29,10 @@ type store interface {
 	renew(ctx context.Context, key string, owner record.Owner, fence int64, lease, life time.Duration) (bool, error)
 	delete(ctx context.Context, keys []string) error
 	announce(ctx context.Context, key string) error
+	// stamp, barrier and invalidate are about the tags of a cache of that name.
+	stamp(ctx context.Context, name string, life time.Duration) (int64, error)
+	barrier(ctx context.Context, name string, tags []string) (int64, error)
+	invalidate(ctx context.Context, name string, tags []string, life time.Duration) error
 }
 
 type acquireArgs struct {
@@ -102,7 +107,7 @@ func (c *core) shared(f *flight) *result {
 	case res != nil:
 		c.stats.redisHits.Add(1)
 		return res
-	case err != nil && !errors.Is(err, errUnreadable):
+	case err != nil && !replaceable(err):
 		return c.loadAlone(f, err)
 	}
 
@@ -115,8 +120,11 @@ func (c *core) shared(f *flight) *result {
 	patience := time.Now().Add(c.opts.LoadTimeout + c.opts.Lease)
 	wait := waiting{w: w, patience: patience}
 	for tries := 0; ; {
-		if errors.Is(err, errUnreadable) {
+		switch {
+		case errors.Is(err, errUnreadable):
 			a.broken = record.Sum(raw)
+		case errors.Is(err, errOutdated):
+			a.seen = idOf(raw)
 		}
 		if res := c.flights.enter(f, func() *result {
 			res, _, _ := c.look(f)
@@ -128,9 +136,13 @@ func (c *core) shared(f *flight) *result {
 		got, failed := c.store.acquire(f.ctx, a)
 		if failed == nil && got.outcome == hit {
 			raw = got.record
-			if res, err = c.use(f, raw, since, asOf, true); res != nil {
+			if res, err = c.use(f, raw, since, asOf, true, nil); res != nil {
 				c.stats.redisHits.Add(1)
 				return res
+			}
+			if errors.Is(err, errOutdated) && time.Now().Before(patience) {
+				f.leave()
+				continue
 			}
 			failed = errReply
 		}
@@ -167,7 +179,7 @@ func (c *core) shared(f *flight) *result {
 			return res
 		case f.ctx.Err() != nil:
 			return &result{err: context.Cause(f.ctx)}
-		case err != nil && !errors.Is(err, errUnreadable) || !time.Now().Before(patience):
+		case err != nil && !replaceable(err) || !time.Now().Before(patience):
 			c.stats.waitTimeouts.Add(1)
 			return c.loadAlone(f, err)
 		}
@@ -176,22 +188,33 @@ func (c *core) shared(f *flight) *result {
 	}
 }
 
+// replaceable reports whether err says that an entry is of no use to us, and ours to replace.
+func replaceable(err error) bool { return errors.Is(err, errUnreadable) || errors.Is(err, errOutdated) }
+
+func idOf(raw []byte) record.Owner {
+	h, _, _ := record.Open(raw)
+	return h.ID
+}
+
 // look reads the record, and makes a result of it if it is fresh. The error is that of the read, or of use.
 func (c *core) look(f *flight) (*result, []byte, error) {
 	since, asOf := c.local.epoch(f.key), c.ticks.Add(1)
+	barriers := c.askAhead(f)
 	raw, err := c.store.read(f.ctx, f.full, c.coder.maxRecord())
 	if err != nil {
 		c.stats.redisErrors.Add(1)
 		return nil, nil, err
 	}
-	res, err := c.use(f, raw, since, asOf, false)
+	res, err := c.use(f, raw, since, asOf, false, barriers)
 	return res, raw, err
 }
 
 // use makes a result of a record that is fresh, and fills L1 with it; judged means that the server has said so by its own
 // clock. The error tells records that are of no use to us, errUnreadable and errOther, from those that are stubs, past
-// their time, or not there.
-func (c *core) use(f *flight, raw []byte, since epoch, asOf uint64, judged bool) (*result, error) {
+// their time, or not there; and errOutdated.
+func (c *core) use(
+	f *flight, raw []byte, since epoch, asOf uint64, judged bool, barriers *ahead,
+) (*result, error) {
 	if len(raw) == 0 {
 		return nil, nil
 	}
@@ -218,12 +241,26 @@ func (c *core) use(f *flight, raw []byte, since epoch, asOf uint64, judged bool)
 		return nil, nil // Redis, which counts in milliseconds, has not ended it yet
 	}
 	res := &result{negative: h.State == record.Negative, asOf: asOf}
+	if h.Tagged {
+		if res.tags, err = c.coder.tags(&h, payload); err != nil {
+			c.stats.unreadable.Add(1)
+			return nil, err
+		}
+		old, err := barriers.outdated(c, f.ctx, h.Stamp, res.tags)
+		if err != nil {
+			c.stats.redisErrors.Add(1)
+			return nil, err
+		}
+		if old {
+			return nil, errOutdated
+		}
+	}
 	if res.value, err = c.coder.value(f.full, &h, payload); err != nil {
 		c.stats.unreadable.Add(1)
 		return nil, err
 	}
 	if known {
-		c.local.fill(f.key, since, res.value, res.negative, int(h.RawLen), min(left, c.opts.LocalTTL))
+		c.local.fill(f.key, since, res.value, res.negative, res.tags, int(h.RawLen), min(left, c.opts.LocalTTL))
 	}
 	return res, nil
 }
@@ -267,7 +304,7 @@ func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint6
 		case news.kind == wakeAborted && news.owner == got.holder:
 			return nil, nil, nil
 		case news.kind == wakeCommitted && news.of(got):
-			if res, _ := c.use(f, news.record, since, asOf, false); res != nil {
+			if res, _ := c.use(f, news.record, since, asOf, false, nil); res != nil {
 				c.stats.wakes.Add(1)
 				return res, nil, nil
 			}
@@ -277,12 +314,12 @@ func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint6
 		switch {
 		case res != nil:
 			return res, nil, nil
-		case err != nil && !errors.Is(err, errUnreadable) && !errors.Is(err, errOther):
+		case err != nil && !replaceable(err) && !errors.Is(err, errOther):
 			return nil, nil, err
 		}
 		left, held := c.leaseLeft(f.full, raw, got.holder)
 		if !held {
-			if !errors.Is(err, errUnreadable) {
+			if !replaceable(err) {
 				err = nil
 			}
 			return nil, raw, err
@@ -307,12 +344,20 @@ func (c *core) leaseLeft(key string, raw []byte, holder record.Owner) (time.Dura
 
 // loadLeased loads under the lease, renews it meanwhile, and stores the value.
 func (c *core) loadLeased(f *flight, since epoch, a acquireArgs, got acquired) *result {
+	stamp, err := c.stampFor(f.ctx, f.ttl)
+	if err != nil {
+		c.stats.redisErrors.Add(1)
+		_, _ = c.abort(f, a.owner, got.fence)
+		f.leave()
+		return c.loadAlone(f, err)
+	}
 	c.stats.leases.Add(1)
 	res := c.load(f, &tenure{c: c, f: f, args: a, fence: got.fence})
 	if res.abandoned || res.err != nil && !res.negative {
 		_, _ = c.abort(f, a.owner, got.fence)
 		return res
 	}
+	began := res.asOf
 	ttl := c.ttl(f, res)
 	encoded := false
 	defer func() {
@@ -328,15 +373,18 @@ func (c *core) loadLeased(f *flight, since epoch, a acquireArgs, got acquired) *
 			if mine {
 				res.asOf = asOf
 			}
-			c.fill(f, since, res, -1, ttl)
+			if c.stillValid(f, stamp, res, began, nil) {
+				c.fill(f, since, res, -1, ttl)
+			}
 		}
 		return res
 	}
 	rec := c.coder.seal(f.full, life{
-		owner: a.owner, fence: got.fence, stamp: got.now, freshUntil: got.serverTime() + ttl.Microseconds(),
-		cost: res.cost, negative: res.negative,
+		owner: a.owner, fence: got.fence, stamp: cmp.Or(stamp, got.now), tags: res.tags,
+		freshUntil: got.serverTime() + ttl.Microseconds(), cost: res.cost, negative: res.negative,
 	}, payload)
 	asOf := c.ticks.Add(1)
+	barriers := c.askAhead(&flight{ctx: f.ctx, tags: res.tags})
 	outcome, err := c.store.commit(f.ctx, commitArgs{key: f.full, owner: a.owner, fence: got.fence, record: rec, life: ttl})
 	keep := true
 	switch {
@@ -357,7 +405,7 @@ func (c *core) loadLeased(f *flight, since epoch, a acquireArgs, got acquired) *
 		c.stats.rejected.Add(1)
 		keep = false
 	}
-	if keep {
+	if c.stillValid(f, stamp, res, began, barriers) && keep {
 		c.fill(f, since, res, len(payload), ttl)
 	}
 	return res

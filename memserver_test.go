@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -18,6 +19,7 @@ import (
 // would take most of the time. TestMemServer compares it with the scripts. It knows one version and one type.
 type memServer struct {
 	entries map[string]memEntry
+	tags    *memTags // nil: there are no barriers
 	publish func(channel, message string)
 
 	mu     sync.Mutex
@@ -324,9 +326,77 @@ func (m *memStore) delete(ctx context.Context, keys []string) error {
 	return err
 }
 
-func (m *memStore) tell(ctx context.Context, keys []string) error {
+// memTags are the barriers of a cache.
+type memTags struct {
+	base, last int64
+	of         map[string]int64
+}
+
+// after is as in barrier.lua.
+func (s *memServer) after() int64 {
+	if s.tags == nil {
+		s.tags = &memTags{base: s.now(), last: s.now(), of: map[string]int64{}}
+	}
+	s.tags.last = max(s.now(), s.tags.last+1)
+	return s.tags.last
+}
+
+func (s *memServer) barrier(tags []string) int64 {
+	if s.tags == nil {
+		return math.MaxInt64
+	}
+	b := s.tags.base
+	for _, t := range tags {
+		b = max(b, s.tags.of[t])
+	}
+	return b
+}
+
+func (m *memStore) stamp(ctx context.Context, _ string, _ time.Duration) (int64, error) {
+	return ask(ctx, m, "stamp", func() (int64, string) { return m.server.after(), "done" })
+}
+
+func (m *memStore) barrier(ctx context.Context, _ string, tags []string) (int64, error) {
+	return ask(ctx, m, "barriers", func() (int64, string) {
+		b := m.server.barrier(tags)
+		return b, fmt.Sprint(b)
+	})
+}
+
+// invalidate sets barriers and publishes, and other commands may come between.
+func (m *memStore) invalidate(ctx context.Context, name string, tags []string, _ time.Duration) error {
+	_, err := insist(ctx, m.r, patient*m.r.timeout, func(ctx context.Context) (struct{}, error) {
+		err := m.send(ctx, "invalidate", func() string {
+			time := m.server.after()
+			for _, t := range tags {
+				m.server.tags.of[t] = time
+			}
+			if len(tags) == 0 {
+				m.server.tags.base = time
+				clear(m.server.tags.of)
+			}
+			return ""
+		})
+		if err != nil {
+			return struct{}{}, err
+		}
+		var events []byte
+		for _, t := range tags {
+			events = appendEvent(events, tagEvent, m.r.key(name, t))
+		}
+		if len(tags) == 0 {
+			events = appendEvent(nil, clearEvent, m.r.key(name, ""))
+		}
+		return struct{}{}, m.tellOf(ctx, events)
+	})
+	return err
+}
+
+func (m *memStore) tell(ctx context.Context, keys []string) error { return m.tellOf(ctx, keyEvents(keys)) }
+
+func (m *memStore) tellOf(ctx context.Context, events []byte) error {
 	m.r.events.mu.Lock()
-	message := m.r.events.messageLocked(keyEvents(keys))
+	message := m.r.events.messageLocked(events)
 	m.r.events.mu.Unlock()
 	return m.send(ctx, "publish", func() string {
 		m.server.publish(everybody, message)

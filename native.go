@@ -151,3 +151,80 @@ func (nativeStore) mine(raw []byte, owner record.Owner) bool {
 	h, _, err := record.Open(raw)
 	return err == nil && h.State == record.Stub && h.Lease.Owner == owner
 }
+
+// stamp writes nothing but the barriers' beginning, so that loads do not get in each other's way: the time is the
+// server's, and rises only if its clock does.
+func (s nativeStore) stamp(ctx context.Context, name string, life time.Duration) (int64, error) {
+	return call(ctx, s.r, s.r.timeout, func(ctx context.Context) (stamp int64, err error) {
+		err = s.barriers(ctx, name, func(tx *redis.Tx, key string, now, last int64) error {
+			stamp = max(now, last+1)
+			if last > 0 && tx.PTTL(ctx, key).Val() >= life {
+				return nil
+			}
+			_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
+				if last == 0 {
+					stamp++
+					p.Del(ctx, key)
+					p.HSet(ctx, key, "base", now, "last", stamp)
+				}
+				p.PExpire(ctx, key, 2*life)
+				return nil
+			})
+			return err
+		})
+		return stamp, err
+	})
+}
+
+// invalidate is as in the script, but that nothing is ever forgotten before all of it is.
+func (s nativeStore) invalidate(ctx context.Context, name string, tags []string, life time.Duration) error {
+	_, err := insist(ctx, s.r, patient*s.r.timeout, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.barriers(ctx, name, func(tx *redis.Tx, key string, now, last int64) error {
+			_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
+				time := max(now, last+1)
+				if len(tags) == 0 || last == 0 {
+					p.Del(ctx, key)
+					p.HSet(ctx, key, "base", time)
+				}
+				for _, t := range tags {
+					p.HSet(ctx, key, "t"+t, time)
+				}
+				p.HSet(ctx, key, "last", time)
+				p.PExpire(ctx, key, 2*life)
+				return nil
+			})
+			return err
+		})
+	})
+	return err
+}
+
+// barriers gives f the server's time and the latest one in the barriers, 0 if they are lost, in a transaction.
+func (s nativeStore) barriers(
+	ctx context.Context, name string, f func(tx *redis.Tx, key string, now, last int64) error,
+) (err error) {
+	key := s.r.barriersKey(name)
+	for range txTries {
+		err = s.r.client.Watch(ctx, func(tx *redis.Tx) error {
+			values, err := tx.HMGet(ctx, key, "base", "last").Result()
+			if err != nil && !wrongType(err) {
+				return err
+			}
+			now, err := tx.Time(ctx).Result()
+			if err != nil {
+				return err
+			}
+			last := int64(0)
+			if len(values) == 2 && values[1] != nil {
+				if last = latestOf(values); last > latest {
+					last = 0
+				}
+			}
+			return f(tx, key, now.UnixMicro(), last)
+		}, key)
+		if !errors.Is(err, redis.TxFailedErr) {
+			break
+		}
+	}
+	return err
+}

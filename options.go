@@ -71,6 +71,11 @@ type Options struct {
 	// other's entries alone, like those of another type; raise Version to replace them. Default: none.
 	Secrets []Secret
 
+	// Tags makes WithTags, SetTags, DeleteTags and Clear work. A load then takes one command of Redis more, and so does a
+	// hit from Redis, for what was invalidated is looked up along with the value. Processes with and without it leave
+	// each other's entries alone, like those of another type; raise Version to replace them. Default: off.
+	Tags bool
+
 	// Version orders the formats of values. Raise it when stored values cannot be read as V any more: entries of
 	// lower versions are replaced, and processes that still use a lower version leave yours alone and load for
 	// themselves. Default: 0.
@@ -145,7 +150,8 @@ func checkName(what, name string) error {
 type CallOption func(*callOptions)
 
 type callOptions struct {
-	ttl time.Duration // 0: Options.TTL; negative: not stored
+	ttl  time.Duration // 0: Options.TTL; negative: not stored
+	tags []string
 }
 
 func newCallOptions(opts []CallOption) (co callOptions) {
@@ -163,4 +169,11 @@ func WithTTL(d time.Duration) CallOption {
 		d = min(max(d, time.Millisecond), maxTTL)
 	}
 	return func(c *callOptions) { c.ttl = d }
+}
+
+// WithTags gives the value that this call stores tags, by which DeleteTags finds it. They are any bytes. If the call joins
+// a load that another one began, that one's tags count; a loader adds its own with SetTags. A value with more than 64
+// tags, or with one of more than 256 bytes, is returned and not kept. Needs Options.Tags: without, the call fails.
+func WithTags(tags ...string) CallOption {
+	return func(c *callOptions) { c.tags = append(c.tags, tags...) }
 }

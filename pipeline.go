@@ -32,6 +32,7 @@ const (
 type commands interface {
 	redis.Scripter
 	GetRange(ctx context.Context, key string, start, end int64) *redis.StringCmd
+	HMGet(ctx context.Context, key string, fields ...string) *redis.SliceCmd
 }
 
 // request is a command on its way.

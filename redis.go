@@ -21,6 +21,7 @@ import (
 type Client interface {
 	redis.Scripter
 	GetRange(ctx context.Context, key string, start, end int64) *redis.StringCmd
+	HMGet(ctx context.Context, key string, fields ...string) *redis.SliceCmd
 	SetArgs(ctx context.Context, key string, value any, a redis.SetArgs) *redis.StatusCmd
 	Unlink(ctx context.Context, keys ...string) *redis.IntCmd
 	Publish(ctx context.Context, channel string, message any) *redis.IntCmd
@@ -247,6 +248,8 @@ func (r *Redis) hear(kind byte, text string) {
 	case keyEvent:
 		r.each(name, func(c *core) { c.invalidate(rest) })
 		r.waiters.lookAgain(text)
+	case tagEvent, clearEvent:
+		r.each(name, func(c *core) { c.outdate(kind, []string{rest}) })
 	}
 }
 

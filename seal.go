@@ -5,6 +5,7 @@ import (
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"encoding/binary"
 
 	"github.com/bellwether-go/cache/internal/record"
 )
@@ -59,19 +60,23 @@ func sure[T any](v T, err error) T {
 }
 
 // bound is what is authenticated besides the payload: the entry's header and its whole key, of which the header has only
-// a digest that collisions can be made for.
-func (sealer) bound(key string, h *record.Header) []byte {
-	return append(record.AppendEntry(nil, h), key...)
+// a digest that collisions can be made for; and its tags, if it has any.
+func (sealer) bound(key string, h *record.Header, tags []byte) []byte {
+	b := append(record.AppendEntry(nil, h), key...)
+	if h.Tagged {
+		b = binary.BigEndian.AppendUint32(append(b, tags...), uint32(len(tags))) // where the key ends
+	}
+	return b
 }
 
 // seal encrypts the payload of an entry with the first secret.
-func (s sealer) seal(key string, h *record.Header, payload []byte) []byte {
-	return s.aead(s[0], h.ID).Seal(make([]byte, 0, len(payload)+sealBytes), nil, payload, s.bound(key, h))
+func (s sealer) seal(key string, h *record.Header, tags, payload []byte) []byte {
+	return s.aead(s[0], h.ID).Seal(make([]byte, 0, len(payload)+sealBytes), nil, payload, s.bound(key, h, tags))
 }
 
 // open decrypts what was sealed with any of the secrets.
-func (s sealer) open(key string, h *record.Header, sealed []byte) ([]byte, error) {
-	bound := s.bound(key, h)
+func (s sealer) open(key string, h *record.Header, tags, sealed []byte) ([]byte, error) {
+	bound := s.bound(key, h, tags)
 	for _, prk := range s {
 		if payload, err := s.aead(prk, h.ID).Open(nil, nil, sealed, bound); err == nil {
 			return payload, nil

@@ -11,6 +11,7 @@ type Stats struct {
 	LoadErrors     uint64 // ... that returned an error other than ErrNotFound, panics included
 	LoadPanics     uint64 // ... that panicked or called runtime.Goexit
 	LoadsAbandoned uint64 // ... that had not returned when their time was over
+	LoadsOutdated  uint64 // ... whose tags were deleted meanwhile: not for calls that came after that
 	LateLoads      uint64 // ... that returned a value after that; it was dropped
 	LoadsUnleased  uint64 // ... without a lease, because Redis did not answer or the entry is another version's
 
@@ -41,7 +42,7 @@ type stats struct {
 	loads, loadErrors, panics, abandoned, lateLoads, unleased atomic.Uint64
 	leases, takeovers, lost, rejected, uncached               atomic.Uint64
 	waits, waitTimeouts, wakes, polls, rounds                 atomic.Uint64
-	deletesRepeated, deletesDropped                           atomic.Uint64
+	deletesRepeated, deletesDropped, outdated                 atomic.Uint64
 	redisErrors, unreadable, others, gaps                     atomic.Uint64
 }
 
@@ -54,6 +55,7 @@ func (s *stats) snapshot() Stats {
 		CommitsRejected: s.rejected.Load(), ValuesUncached: s.uncached.Load(),
 		Waits: s.waits.Load(), WaitTimeouts: s.waitTimeouts.Load(), Wakes: s.wakes.Load(), Polls: s.polls.Load(),
 		Rounds:          s.rounds.Load(),
+		LoadsOutdated: s.outdated.Load(),
 		DeletesRepeated: s.deletesRepeated.Load(), DeletesDropped: s.deletesDropped.Load(), EventGaps: s.gaps.Load(), RedisErrors: s.redisErrors.Load(), Unreadable: s.unreadable.Load(),
 		OtherEntries: s.others.Load(),
 	}

@@ -35,6 +35,7 @@ type scriptStore struct {
 	r                                 *Redis
 	native                            nativeStore
 	acquireL, commitL, abortL, renewL verb
+	stampL, invalidateL               verb
 	inbox, everybody                  string       // channels
 	forbidden                         atomic.Int64 // until when scripts are taken to be forbidden, on r.clock.local
 }
@@ -54,6 +55,7 @@ func newScriptStore(r *Redis) *scriptStore {
 	return &scriptStore{
 		r: r, native: nativeStore{r},
 		acquireL: load(acquireLua), commitL: load(commitLua), abortL: load(abortLua), renewL: load(renewLua),
+		stampL: load(barrierLua + stampLua), invalidateL: load(barrierLua + invalidateLua),
 		inbox: r.inboxChannel(""), everybody: r.everybodyChannel(),
 	}
 }
@@ -63,13 +65,31 @@ var errForbidden = errors.New("cache: scripts forbidden")
 
 // run runs a script on the record under key. args begin with the owner, with which each reply ends.
 func (s *scriptStore) run(ctx context.Context, v verb, key string, args ...any) ([]any, error) {
+	return s.runBy(ctx, s.r.pipeline.do, v, key, args...)
+}
+
+// promise is run for what has to be done: it has Delete's budget, and does not ask the breaker.
+func (s *scriptStore) promise(ctx context.Context, v verb, key string, args ...any) ([]any, error) {
+	return s.runBy(ctx, func(ctx context.Context, send func(context.Context, commands) redis.Cmder) (redis.Cmder, error) {
+		return insist(ctx, s.r, patient*s.r.timeout, func(ctx context.Context) (redis.Cmder, error) {
+			cmd := send(ctx, s.r.client)
+			return cmd, silence(cmd.Err())
+		})
+	}, v, key, args...)
+}
+
+func (s *scriptStore) runBy(
+	ctx context.Context,
+	do func(context.Context, func(context.Context, commands) redis.Cmder) (redis.Cmder, error),
+	v verb, key string, args ...any,
+) ([]any, error) {
 	if until := s.forbidden.Load(); until != 0 && int64(s.r.clock.local(time.Now())) < until {
 		return nil, errForbidden
 	}
 	var sent time.Time
 	full := v.sent.CompareAndSwap(false, true)
 	for {
-		cmd, err := s.r.pipeline.do(ctx, func(ctx context.Context, c commands) redis.Cmder {
+		cmd, err := do(ctx, func(ctx context.Context, c commands) redis.Cmder {
 			sent = time.Now()
 			if full {
 				return v.script.Eval(ctx, c, []string{key}, args...)

@@ -94,6 +94,21 @@ func (u *undone) has(key string) bool {
 	return found
 }
 
+// hasTags reports whether what has these tags is to be deleted, or everything.
+func (u *undone) hasTags(tags []string) bool {
+	if u.n.Load() == 0 {
+		return false
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	_, found := u.in[deletion{kind: clearEvent}]
+	for _, t := range tags {
+		_, one := u.in[deletion{tagEvent, t}]
+		found = found || one
+	}
+	return found
+}
+
 // repeat goes on until nothing is left, or the cache is closed.
 func (u *undone) repeat() {
 	defer u.c.flights.running.Done()

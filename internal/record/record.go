@@ -33,7 +33,7 @@ const (
 	staleAt      = 94
 	costAt       = 110
 	compressedAt = 118
-	sealedAt     = 119
+	sealedAt     = 119 // a digit: 1 if sealed, 2 if tagged, 3 if both
 	rawAt        = 120
 	sumAt        = 128
 	leaseAt      = 136
@@ -69,7 +69,8 @@ type Header struct {
 	Cost       time.Duration // of the load
 	Compressed bool
 	Sealed     bool   // the payload is encrypted, after compression
-	RawLen     uint64 // length of the payload before both
+	Tagged     bool   // the entry has barriers, and its tags before its payload
+	RawLen     uint64 // length of the payload before compression and encryption, without the tags
 	Lease      Lease
 }
 
@@ -114,7 +115,7 @@ func AppendEntry(b []byte, h *Header) []byte {
 	b = digits(b, h.FreshUntil, 16)
 	b = digits(b, h.StaleUntil, 16)
 	b = binary.BigEndian.AppendUint64(b, uint64(h.Cost/time.Microsecond))
-	b = append(b, flag(h.Compressed), flag(h.Sealed))
+	b = append(b, flag(h.Compressed), flag(h.Sealed)+2*(flag(h.Tagged)-'0'))
 	return binary.BigEndian.AppendUint64(b, h.RawLen)
 }
 
@@ -148,7 +149,12 @@ func Open(b []byte) (h Header, payload []byte, err error) {
 	h.StaleUntil = p.digits(staleAt, 16)
 	h.Cost = time.Duration(min(binary.BigEndian.Uint64(b[costAt:]), 1<<52)) * time.Microsecond
 	h.Compressed = p.flag(compressedAt)
-	h.Sealed = p.flag(sealedAt)
+	switch b[sealedAt] {
+	case '0', '1', '2', '3':
+		h.Sealed, h.Tagged = b[sealedAt]&1 != 0, b[sealedAt]&2 != 0
+	default:
+		p.bad = true
+	}
 	h.RawLen = binary.BigEndian.Uint64(b[rawAt:])
 	copy(h.Lease.Owner[:], b[leaseAt:])
 	h.Lease.Fence = p.digits(leaseAt+16, 16)

@@ -1,0 +1,257 @@
+package cache
+
+import (
+	"context"
+	_ "embed"
+	"encoding/binary"
+	"errors"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Tags. A tag has a barrier: a time before which everything that carries it is invalid, so that one command invalidates
+// any number of entries. A load takes a stamp from the clock of the barriers before its loader runs, and the entry keeps
+// it: it is valid while all its barriers are older. Clear sets a barrier that all entries carry. A cache's barriers lie
+// in one hash in Redis, which judges all of them by one clock; memory compares with what the events say.
+
+// Limits on the tags of an entry. One that has more is not kept.
+const (
+	mostTags    = 64
+	longestTag  = 256
+	mostTagData = 4 + mostTags*(2+longestTag)
+)
+
+//go:embed script/barrier.lua
+var barrierLua string
+
+//go:embed script/stamp.lua
+var stampLua string
+
+//go:embed script/invalidate.lua
+var invalidateLua string
+
+var (
+	errTagsOff  = errors.New("cache: tags and Clear need Options.Tags")
+	errOutdated = errors.New("cache: entry older than a deletion of its tags")
+)
+
+// allTags joins the tags of a call and of a loader; false if they are too many or too long to be kept.
+func allTags(a, b []string) ([]string, bool) {
+	tags := slices.Concat(a, b)
+	slices.Sort(tags)
+	tags = slices.Compact(tags)
+	return tags, len(tags) <= mostTags && !slices.ContainsFunc(tags, func(t string) bool { return len(t) > longestTag })
+}
+
+// appendTags appends what a record has before its payload: the length of it all, and each tag behind its length.
+func appendTags(b []byte, tags []string) []byte {
+	start := len(b)
+	b = append(b, 0, 0, 0, 0)
+	for _, t := range tags {
+		b = binary.AppendUvarint(b, uint64(len(t)))
+		b = append(b, t...)
+	}
+	binary.BigEndian.PutUint32(b[start:], uint32(len(b)-start))
+	return b
+}
+
+// cutTags splits what appendTags made from the payload behind it.
+func cutTags(b []byte) (block, rest []byte, err error) {
+	if len(b) < 4 {
+		return nil, nil, errUnreadable
+	}
+	n := binary.BigEndian.Uint32(b)
+	if n < 4 || n > mostTagData || int(n) > len(b) {
+		return nil, nil, errUnreadable
+	}
+	return b[:n], b[n:], nil
+}
+
+// parseTags is the inverse of appendTags.
+func parseTags(block []byte) (tags []string, err error) {
+	for b := block[4:]; len(b) > 0; {
+		n, size := binary.Uvarint(b)
+		if size <= 0 || n > longestTag || int(n) > len(b)-size || len(tags) == mostTags {
+			return nil, errUnreadable
+		}
+		b = b[size:]
+		tags = append(tags, string(b[:n]))
+		b = b[n:]
+	}
+	return tags, nil
+}
+
+// barriersKey is the key of a cache's barriers. It has one colon, and those of entries have two or more.
+func (r *Redis) barriersKey(name string) string { return r.prefix + ":" + name }
+
+// stamp takes a time from the clock of the barriers. What a load that begins afterwards has read may be older than
+// what is invalidated later only.
+func (s *scriptStore) stamp(ctx context.Context, name string, life time.Duration) (int64, error) {
+	token := newOwner()
+	reply, err := s.run(ctx, s.stampL, s.r.barriersKey(name), string(token[:]), life.Milliseconds())
+	if errors.Is(err, errForbidden) {
+		return s.native.stamp(ctx, name, life)
+	}
+	if err != nil {
+		return 0, err
+	}
+	time, ok := reply[2].(int64)
+	if !ok || time <= 0 || time > latest {
+		return 0, errReply
+	}
+	return time, nil
+}
+
+// barrier returns the latest of the barriers of these tags and of the whole cache.
+func (s *scriptStore) barrier(ctx context.Context, name string, tags []string) (int64, error) {
+	fields := make([]string, 1, 1+len(tags))
+	fields[0] = "base"
+	for _, t := range tags {
+		fields = append(fields, "t"+t)
+	}
+	cmd, err := s.r.pipeline.do(ctx, func(ctx context.Context, c commands) redis.Cmder {
+		return c.HMGet(ctx, s.r.barriersKey(name), fields...)
+	})
+	if err != nil {
+		return 0, err
+	}
+	values, err := cmd.(*redis.SliceCmd).Result()
+	if wrongType(err) {
+		return math.MaxInt64, nil
+	}
+	if err == nil && len(values) != len(fields) {
+		err = errReply
+	}
+	if err != nil {
+		return 0, err
+	}
+	return latestOf(values), nil
+}
+
+// latestOf reads barriers. Without the first one, or with one that cannot be read, nothing is valid.
+func latestOf(values []any) (latest int64) {
+	for i, v := range values {
+		if v == nil && i > 0 { // never deleted since
+			continue
+		}
+		text, _ := v.(string)
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return math.MaxInt64
+		}
+		latest = max(latest, n)
+	}
+	return latest
+}
+
+// invalidate sets the barriers of tags, or that of the whole cache, to now, and tells the other processes.
+func (s *scriptStore) invalidate(ctx context.Context, name string, tags []string, life time.Duration) error {
+	if len(tags) == 0 {
+		return s.invalidateSome(ctx, name, nil, appendEvent(nil, clearEvent, s.r.key(name, "")), life)
+	}
+	for chunk := range slices.Chunk(tags, deleteKeys) {
+		var events []byte
+		for _, t := range chunk {
+			events = appendEvent(events, tagEvent, s.r.key(name, t))
+		}
+		if err := s.invalidateSome(ctx, name, chunk, events, life); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *scriptStore) invalidateSome(ctx context.Context, name string, tags []string, events []byte, life time.Duration) error {
+	token := newOwner()
+	args := []any{string(token[:]), life.Milliseconds()}
+	for _, t := range tags {
+		args = append(args, t)
+	}
+	_, err := s.promise(ctx, s.invalidateL, s.r.barriersKey(name), args...)
+	if errors.Is(err, errForbidden) {
+		err = s.native.invalidate(ctx, name, tags, life)
+	}
+	if err == nil {
+		err = s.r.events.publish(ctx, events)
+	}
+	if err != nil {
+		return &redisError{err}
+	}
+	return nil
+}
+
+// outdated reports whether an entry that was stamped then is older than one of its barriers.
+func (c *core) outdated(ctx context.Context, stamp int64, tags []string) (bool, error) {
+	if c.undone.hasTags(tags) {
+		return true, nil
+	}
+	barrier, err := c.store.barrier(ctx, c.name, tags)
+	return barrier >= stamp, err
+}
+
+// ahead asks for the barriers that an entry will have in any case, while it is read.
+type ahead struct {
+	tags    []string
+	done    chan struct{}
+	barrier int64
+	err     error
+}
+
+func (c *core) askAhead(f *flight) *ahead {
+	if !c.opts.Tags {
+		return nil
+	}
+	a := &ahead{tags: f.tags, done: make(chan struct{})}
+	c.flights.running.Go(func() {
+		defer close(a.done)
+		a.barrier, a.err = c.store.barrier(f.ctx, c.name, a.tags)
+	})
+	return a
+}
+
+// outdated is core.outdated with what was asked ahead, if that is enough.
+func (a *ahead) outdated(c *core, ctx context.Context, stamp int64, tags []string) (bool, error) {
+	if a != nil && !slices.ContainsFunc(tags, func(t string) bool { return !slices.Contains(a.tags, t) }) {
+		<-a.done
+		return a.barrier >= stamp || c.undone.hasTags(tags), a.err
+	}
+	return c.outdated(ctx, stamp, tags)
+}
+
+// stampFor takes a stamp for what is stored with this TTL; 0 without Options.Tags.
+func (c *core) stampFor(ctx context.Context, ttl time.Duration) (int64, error) {
+	if !c.opts.Tags {
+		return 0, nil
+	}
+	return c.store.stamp(ctx, c.name, c.tagLife(ttl))
+}
+
+// stillValid asks whether the tags of what was loaded under a lease have been deleted since its stamp, of which the lease
+// knows nothing. If so, or if that is not known, only calls that came before the load may have it. It reports whether it
+// may be kept: yes also while Redis is out of reach, and this process a memory cache.
+func (c *core) stillValid(f *flight, stamp int64, res *result, began uint64, barriers *ahead) bool {
+	switch {
+	case !c.opts.Tags:
+		return true
+	case res.unfit:
+		res.asOf = began
+		return false
+	}
+	old, err := barriers.outdated(c, f.ctx, stamp, res.tags)
+	if old {
+		c.stats.outdated.Add(1)
+	}
+	if old || err != nil {
+		res.asOf = began
+	}
+	return !old && (err == nil || c.redis.cutOff())
+}
+
+// tagLife is how long a barrier may be needed for what is stored with this TTL.
+func (c *core) tagLife(ttl time.Duration) time.Duration {
+	return max(ttl, c.opts.TTL) + c.opts.LoadTimeout
+}
