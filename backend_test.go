@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/bellwether-go/cache/internal/lab"
@@ -19,6 +20,7 @@ import (
 type backend struct {
 	t         *testing.T
 	virtual   bool                                     // time is a bubble's
+	tags      bool                                     // all caches have Options.Tags
 	processes []string                                 // that share it: one, for memory
 	client    func(process string) *redis.Client       // nil for memory
 	prefix    string                                   // of this test's keys
@@ -73,8 +75,22 @@ func onMemory(t *testing.T, f func(*testing.T, *backend)) {
 	})
 }
 
-func onMiniredis(t *testing.T, f func(*testing.T, *backend)) {
+func onMiniredis(t *testing.T, f func(*testing.T, *backend)) { onWorld(t, func(*lab.World) {}, f) }
+
+// withoutScripts makes a server forbid them.
+func withoutScripts(w *lab.World) {
+	w.Redis.Server().SetPreHook(func(c *server.Peer, cmd string, _ ...string) bool {
+		if strings.HasPrefix(cmd, "EVAL") {
+			c.WriteError("NOPERM this user has no permissions to run the '" + strings.ToLower(cmd) + "' command")
+			return true
+		}
+		return false
+	})
+}
+
+func onWorld(t *testing.T, change func(*lab.World), f func(*testing.T, *backend)) {
 	bubble(t, func(t *testing.T, w *lab.World) {
+		change(w)
 		b := &backend{t: t, virtual: true, processes: []string{"A", "B", "C"}, client: func(process string) *redis.Client {
 			return w.Client(process, nil)
 		}}
@@ -142,6 +158,7 @@ func cacheOf[V any](b *backend, process, name string, o Options) *Cache[V] {
 		return c.(*Cache[V])
 	}
 	o.Redis = b.redisOf(process)
+	o.Tags = o.Tags || b.tags
 	c, err := New[V](name, o)
 	if err != nil {
 		b.t.Fatal(err)

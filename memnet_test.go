@@ -37,8 +37,8 @@ func (n *memNetwork) start(tr *trial, p *player) {
 func (n *memNetwork) send(ctx context.Context, p *player, request string, run func() string) error {
 	tr := n.tr
 	tr.mu.Lock()
-	p.sent++
-	label := fmt.Sprintf("%d %s", p.sent, request)
+	p.sent[request]++ // two of a kind are never sent at the same time, and others in no certain order
+	label := fmt.Sprintf("%d %s", p.sent[request], request)
 	tr.mu.Unlock()
 	for {
 		if p.held == "everything" && strings.HasPrefix(request, "renew") {
@@ -58,7 +58,7 @@ func (n *memNetwork) send(ctx context.Context, p *player, request string, run fu
 			return errReset
 		}
 		reply := n.serve(p, request, run)
-		if request == "unlink" { // its reply comes with that of PUBLISH, in a pipeline
+		if request == "unlink" || request == "invalidate" { // its reply comes with that of PUBLISH, in a pipeline
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -92,13 +92,22 @@ func (n *memNetwork) serve(p *player, request string, run func() string) string 
 	switch {
 	case verb == "unlink":
 		tr.unlinked, tr.fence = tr.origin, 0
+	case verb == "invalidate":
+		tr.unlinked = tr.origin
 	case verb == "commit" && reply == "STORED":
 		tr.serves(p, raw)
 		tr.stores(raw)
+	case n.outdated(raw):
 	case verb == "read", verb == "acquire" && strings.HasPrefix(reply, "HIT"):
 		tr.serves(p, raw)
 	}
 	return reply
+}
+
+// outdated reports whether the barriers make what is stored invalid.
+func (n *memNetwork) outdated(raw []byte) bool {
+	h, _, err := record.Open(raw)
+	return err == nil && h.Tagged && n.server.barrier([]string{trialTag}) >= h.Stamp
 }
 
 var errReset = errors.New("connection reset")
@@ -194,6 +203,9 @@ func (n *memNetwork) state() string {
 		text += fmt.Sprintf(" %d %d %d %v %q %v", h.Fence, h.FreshUntil, h.Lease.Fence, h.Lease.All, rest,
 			n.server.ttl(trialFull))
 	}
+	if n.server.tags != nil {
+		text += fmt.Sprint(" barriers ", *n.server.tags)
+	}
 	for _, e := range n.past {
 		text += " before " + n.server.describe(e.raw)
 	}
@@ -220,10 +232,14 @@ func (n *memNetwork) evict() {
 func (n *memNetwork) faults() []option {
 	all := []option{{"restart", "", func() {
 		n.evict()
+		n.server.tags = nil
 		n.cutAll()
 	}}}
 	if len(n.raw()) > 0 {
 		all = append(all, option{"evict", "", n.evict})
+	}
+	if n.server.tags != nil {
+		all = append(all, option{"barriers", "", func() { n.server.tags = nil }})
 	}
 	for i, e := range n.past[:max(0, len(n.past)-1)] {
 		all = append(all, option{"failover", fmt.Sprint("to ", i), func() {

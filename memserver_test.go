@@ -20,6 +20,7 @@ import (
 type memServer struct {
 	entries map[string]memEntry
 	tags    *memTags // nil: there are no barriers
+	given   int64    // the latest stamp or barrier
 	publish func(channel, message string)
 
 	mu     sync.Mutex
@@ -280,6 +281,9 @@ func (s *memServer) describe(raw []byte) string {
 		return fmt.Sprintf("stub, lease of %s until %d", s.name(h.Lease.Owner), h.Lease.Until)
 	}
 	text := fmt.Sprintf("%c%q of %s", h.State, payload, s.name(h.ID))
+	if h.Tagged {
+		text += fmt.Sprint(" stamped ", h.Stamp)
+	}
 	if h.Lease.Owner != (record.Owner{}) {
 		text += fmt.Sprintf(", lease of %s until %d", s.name(h.Lease.Owner), h.Lease.Until)
 	}
@@ -332,13 +336,15 @@ type memTags struct {
 	of         map[string]int64
 }
 
-// after is as in barrier.lua.
+// after is as in barrier.lua, on a clock that has moved since it was last asked, as a server's has.
 func (s *memServer) after() int64 {
+	now := max(s.now(), s.given+1)
 	if s.tags == nil {
-		s.tags = &memTags{base: s.now(), last: s.now(), of: map[string]int64{}}
+		s.tags = &memTags{base: now, last: now, of: map[string]int64{}}
 	}
-	s.tags.last = max(s.now(), s.tags.last+1)
-	return s.tags.last
+	s.tags.last = max(now, s.tags.last+1)
+	s.given = s.tags.last
+	return s.given
 }
 
 func (s *memServer) barrier(tags []string) int64 {
@@ -353,7 +359,10 @@ func (s *memServer) barrier(tags []string) int64 {
 }
 
 func (m *memStore) stamp(ctx context.Context, _ string, _ time.Duration) (int64, error) {
-	return ask(ctx, m, "stamp", func() (int64, string) { return m.server.after(), "done" })
+	return ask(ctx, m, "stamp", func() (int64, string) {
+		stamp := m.server.after()
+		return stamp, fmt.Sprint(stamp)
+	})
 }
 
 func (m *memStore) barrier(ctx context.Context, _ string, tags []string) (int64, error) {

@@ -57,6 +57,7 @@ type stage struct {
 	fences map[string]int64
 	honest bool           // nothing keeps deletions from reaching other processes' memory
 	floor  map[string]int // by key: versions older than this were deleted
+	tagged map[string]map[string]bool // by cache and tag: keys that may carry it
 }
 
 // actor is a process with what the scenario remembers of it.
@@ -84,6 +85,7 @@ func newStage(t *testing.T) *stage {
 		t: t, w: newWorld(t), began: time.Now(), procs: map[string]*actor{}, calls: map[string]*asked{},
 		origin: map[string][]string{}, copies: map[string]*lab.Message{}, hung: make(chan struct{}),
 		fences: map[string]int64{}, honest: true, floor: map[string]int{},
+		tagged: map[string]map[string]bool{},
 	}
 	s.script = transcript{began: s.began, owners: map[record.Owner]string{}, told: map[*lab.Message]bool{}}
 	s.w.Conduct(s.watch)

@@ -50,6 +50,8 @@ func (s *stage) act(a *actor, words []string) {
 			}
 			return outcomeOf("has deleted", err)
 		})
+	case "delete-tags", "clear":
+		s.deleteTags(a, words[1:])
 	case "refresh":
 		s.refresh(a, words[1], options(words[2:]))
 	case "stats":
@@ -125,6 +127,7 @@ func (s *stage) get(a *actor, key string, words []string) {
 	if d := opts["ttl"]; d != "" {
 		co = append(co, WithTTL(duration(d)))
 	}
+	co = append(co, s.tags(a, key, opts)...)
 	s.begin(a, key, opts, func(ctx context.Context, name string) string {
 		began := time.Now()
 		v, err := a.cache.GetOrLoad(ctx, key, s.loader(a, name, opts), co...)
@@ -226,6 +229,9 @@ func (s *stage) loader(a *actor, name string, opts map[string]string) Loader[str
 				note("'s load gets an error: " + err.Error())
 			}
 		}
+		if tags := opts["settags"]; tags != "" {
+			LoadFrom(ctx).SetTags(strings.Split(tags, ",")...)
+		}
 		note(" has loaded " + quote(v))
 		return v, nil
 	}
@@ -297,6 +303,8 @@ func (s *stage) command(words []string) {
 		go m.Copy()
 	case "del", "evict":
 		s.w.Redis.Del(full(words[1]))
+	case "evict-barriers":
+		s.w.Redis.Del("cache:user")
 	case "put":
 		s.put(full(words[1]), words[2])
 	case "say":
@@ -354,6 +362,7 @@ func (s *stage) start(words []string) {
 	o := Options{
 		TTL: duration(opts["ttl"]), NegativeTTL: duration(opts["negative"]), LocalTTL: duration(opts["local"]),
 		Lease: duration(opts["lease"]), LoadTimeout: duration(opts["timeout"]), CancelAbandoned: has(opts, "cancel-abandoned"),
+		Tags: has(opts, "tags"),
 	}
 	o.MaxValueBytes, _ = strconv.Atoi(opts["max"])
 	if has(opts, "no-compression") {
@@ -454,17 +463,21 @@ func (s *stage) end() {
 	s.script.lines = append(s.script.lines, "loads: "+strings.Join(loads, ", ")+"; commands: "+strings.Join(commands, ", "))
 	for _, key := range s.w.Redis.Keys() {
 		raw, err := s.w.Redis.Get(key)
-		if err != nil {
-			raw = "?"
+		what := s.script.record(raw)
+		switch {
+		case s.w.Redis.Type(key) == "hash":
+			what = "barriers"
+		case err != nil:
+			what = "something unreadable"
 		}
 		s.script.lines = append(s.script.lines,
-			fmt.Sprintf("in Redis: %s: %s, for %v", shortKey(key), s.script.record(raw), s.w.Redis.TTL(key).Round(time.Millisecond)))
+			fmt.Sprintf("in Redis: %s: %s, for %v", shortKey(key), what, s.w.Redis.TTL(key).Round(time.Millisecond)))
 	}
 }
 
 // options understands "a b=c".
 func options(words []string) map[string]string {
-	const known = " load within ttl fails notfound panics exits hangs deletes nests" +
+	const known = " load within ttl fails notfound panics exits hangs deletes nests tags settags" +
 		" negative local lease timeout version name max no-compression cancel-abandoned no-retries no-redis "
 	opts := map[string]string{}
 	for _, w := range words {

@@ -21,6 +21,7 @@ type space struct {
 	local     bool   // values are kept in memory
 	warm      bool   // the value is in Redis and, with local, in the memories
 	forgotten bool   // ... in Redis only
+	tags      bool   // the value carries a tag, and DeleteTags takes the place of Delete
 	writes    int    // each a change of the origin and a Delete
 	writer    string // the process that does them, "W": one that does nothing else
 	refreshes int    // processes that refresh the value
@@ -38,6 +39,7 @@ type space struct {
 //	slow      a loader takes its time
 //	pause     a process stands still, and renews nothing
 //	evict     the record is gone, and nobody is told
+//	barriers  the barriers of tags are gone
 //	restart   Redis comes back empty
 //	failover  Redis comes back as it was at some earlier moment
 //	stream    a process loses its subscription
@@ -107,7 +109,7 @@ func (tr *trial) setUp() {
 	if tr.warm {
 		tr.auto = true
 		for _, p := range tr.players {
-			_, _ = p.cache.GetOrLoad(context.Background(), trialKey, p.load)
+			_, _ = p.get(context.Background())
 			p.served = 1 << tr.origin
 			if tr.forgotten {
 				p.rds.invalidateAll()
@@ -138,11 +140,11 @@ func (tr *trial) setUp() {
 }
 
 func (tr *trial) newPlayer(name string) *player {
-	p := &player{tr: tr, name: name, index: len(tr.players)}
+	p := &player{tr: tr, name: name, index: len(tr.players), sent: map[string]int{}}
 	tr.net.start(tr, p)
 	o := Options{
 		Redis: p.rds, TTL: time.Hour, LocalTTL: -1, Lease: trialLease, LoadTimeout: trialTimeout,
-		CancelAbandoned: tr.abandoned,
+		CancelAbandoned: tr.abandoned, Tags: tr.tags,
 	}
 	if tr.local {
 		o.LocalTTL, o.LocalBytes = time.Hour, 1<<20

@@ -89,6 +89,11 @@ func (tr *transcript) text(m *lab.Message) string {
 		return ""
 	case "ACQUIRE", "COMMIT", "ABORT", "RENEW":
 		key = m.Args[3]
+	case "STAMP":
+	case "INVALIDATE":
+		key = strings.Join(m.Args[6:], " ")
+	case "HMGET":
+		verb, key = "BARRIERS", tr.fields(m.Args[2:])
 	case "PUBLISH":
 		key = tr.push(m.Args[2])
 	case "EXEC", "UNWATCH":
@@ -129,12 +134,37 @@ func (tr *transcript) reply(verb string, words []string) string {
 		return words[0]
 	case "COMMIT":
 		return words[0]
+	case "STAMP", "INVALIDATE":
+		return tr.when(words[2])
+	case "BARRIERS":
+		var times []string
+		for _, w := range words {
+			times = append(times, tr.when(w))
+		}
+		return strings.Join(times, " ")
 	case "ABORT", "RENEW":
 		return map[string]string{"0": "not mine", "1": "done"}[words[0]]
 	case "GETRANGE":
 		return tr.record(words[0])
 	}
 	return strings.Join(words, " ")
+}
+
+// fields are tags whose barriers are asked for.
+func (*transcript) fields(names []string) string {
+	for i, n := range names {
+		names[i] = strings.TrimPrefix(n, "t")
+	}
+	return strings.Join(names, " ")
+}
+
+// when is a stamp or a barrier as time since the beginning, in microseconds after the millisecond if it has any.
+func (tr *transcript) when(us string) string {
+	n, err := strconv.ParseInt(us, 10, 64)
+	if err != nil {
+		return "none"
+	}
+	return time.UnixMicro(n).Sub(tr.began).String()
 }
 
 // shortKey is a key without what most keys begin with.
@@ -175,7 +205,14 @@ func (tr *transcript) events(rest string) string {
 		if !ok {
 			return strconv.Quote(rest)
 		}
-		all = append(all, shortKey(text)+map[byte]string{keyEvent: ": deleted", tagEvent: ": tag deleted", clearEvent: " cleared"}[rest[0]])
+		switch rest[0] {
+		case keyEvent:
+			all = append(all, shortKey(text)+": deleted")
+		case tagEvent:
+			all = append(all, "tag "+shortKey(text)+": deleted")
+		case clearEvent:
+			all = append(all, "everything: deleted")
+		}
 		rest = more
 	}
 	return strings.Join(all, ", ")

@@ -102,15 +102,15 @@ type player struct {
 	digests []digest // of history, by naming
 	gone    bool     // crashed
 	closed  bool
-	asked   int    // loads; guarded by tr.mu
-	loading int    // ... under way; guarded by tr.mu
-	busy    bool   // it writes or refreshes
-	deaf    bool   // its subscription is broken, and it does not know yet
-	held    string // which kinds of gates may stay shut while time passes
-	told    int    // the newest version of whose deletion it knows
-	served  uint64 // bits: versions that the server has let it have
-	sent    int    // commands; guarded by tr.mu
-	pushed  int    // messages to it; guarded by tr.mu
+	asked   int            // loads; guarded by tr.mu
+	loading int            // ... under way; guarded by tr.mu
+	busy    bool           // it writes or refreshes
+	deaf    bool           // its subscription is broken, and it does not know yet
+	held    string         // which kinds of gates may stay shut while time passes
+	told    int            // the newest version of whose deletion it knows
+	served  uint64         // bits: versions that the server has let it have
+	sent    map[string]int // commands, by what they say; guarded by tr.mu
+	pushed  int            // messages to it; guarded by tr.mu
 }
 
 type digest struct {
@@ -120,6 +120,7 @@ type digest struct {
 
 const (
 	trialKey      = "k"
+	trialTag      = "t"
 	trialFull     = fullKey
 	trialLease    = 2 * time.Second
 	trialTimeout  = 3 * time.Second // of a load

@@ -36,11 +36,26 @@ func (p *player) call(n int) {
 		}
 		c.strict, c.weak, c.began, c.started = p.told, tr.acked, time.Now(), true
 		p.remember(fmt.Sprintf("must not have less than %d, %d", c.strict, c.weak)) // the check depends on it
-		v, err := p.cache.GetOrLoad(ctx, trialKey, p.load)
+		v, err := p.get(ctx)
 		c.done = true
 		tr.returned(c, v, err)
 		tr.notify()
 	}()
+}
+
+func (p *player) get(ctx context.Context) (int, error) {
+	if p.tr.tags {
+		return p.cache.GetOrLoad(ctx, trialKey, p.load, WithTags(trialTag))
+	}
+	return p.cache.GetOrLoad(ctx, trialKey, p.load)
+}
+
+// invalidate deletes the key, or its tag.
+func (p *player) invalidate() error {
+	if p.tr.tags {
+		return p.cache.DeleteTags(context.Background(), trialTag)
+	}
+	return p.cache.Delete(context.Background(), trialKey)
 }
 
 var errLoad = errors.New("the origin is down")
@@ -93,7 +108,7 @@ func (p *player) write(times int) {
 			}
 			tr.origin++
 			version := tr.origin
-			if err := p.cache.Delete(context.Background(), trialKey); err == nil && !p.gone {
+			if err := p.invalidate(); err == nil && !p.gone {
 				tr.s.Note("%s's deletion is confirmed", p.name)
 				tr.acked, p.told = max(tr.acked, version), max(p.told, version)
 				p.remember("deleted")

@@ -77,7 +77,11 @@ func (p *player) remains() string {
 	if e, ok := p.cache.core.local.get(trialKey); ok {
 		memory = fmt.Sprint(e.value, e.until)
 	}
-	return fmt.Sprint(p.closed, p.deaf, p.sent, p.pushed, p.rds.cutOff(), memory)
+	sent := 0
+	for _, n := range p.sent {
+		sent += n
+	}
+	return fmt.Sprint(p.closed, p.deaf, sent, p.pushed, p.rds.cutOff(), memory)
 }
 
 // digest is the hash of what the process has been told, by the i-th naming.

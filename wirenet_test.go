@@ -161,6 +161,8 @@ func (n *wireNetwork) executed(p *player, m *lab.Message) {
 	switch verbOf(m) {
 	case "UNLINK":
 		tr.unlinked, tr.fence = tr.origin, 0
+	case "INVALIDATE":
+		tr.unlinked = tr.origin
 	case "PUBLISH":
 		n.told = append(n.told, tr.unlinked)
 	case "COMMIT":
@@ -170,8 +172,25 @@ func (n *wireNetwork) executed(p *player, m *lab.Message) {
 			tr.stores(raw)
 		}
 	case "GETRANGE", "ACQUIRE":
-		tr.serves(p, raw)
+		if !n.outdated(raw) {
+			tr.serves(p, raw)
+		}
 	}
+}
+
+// outdated reports whether the barriers make what is stored invalid.
+func (n *wireNetwork) outdated(raw []byte) bool {
+	h, _, err := record.Open(raw)
+	if err != nil || !h.Tagged {
+		return false
+	}
+	values := []any{nil, nil}
+	for i, field := range []string{"base", "t" + trialTag} {
+		if v := n.w.Redis.HGet("cache:user", field); v != "" {
+			values[i] = v
+		}
+	}
+	return latestOf(values) >= h.Stamp
 }
 
 func (n *wireNetwork) push(p *player, m *lab.Message, v verdict) {
@@ -209,8 +228,16 @@ func (n *wireNetwork) state() string {
 	text := n.script.record(string(raw))
 	if len(raw) > 0 {
 		h, rest, _ := record.Open(raw)
+		if h.Tagged {
+			text += fmt.Sprint(" stamped ", h.Stamp)
+		}
 		text += fmt.Sprintf(" %d %d %d %v %q %d %v", h.Fence, h.FreshUntil, h.Lease.Fence, h.Lease.All,
 			n.inboxes(string(rest)), h.Lease.Until, n.w.Redis.TTL(trialFull))
+	}
+	if fields, err := n.w.Redis.HKeys("cache:user"); err == nil {
+		for _, f := range fields {
+			text += " " + f + " " + n.w.Redis.HGet("cache:user", f)
+		}
 	}
 	return text
 }
@@ -242,6 +269,9 @@ func (n *wireNetwork) faults() []option {
 			n.w.Redis.Del(trialFull)
 			n.tr.fence = 0
 		}})
+	}
+	if n.w.Redis.Exists("cache:user") {
+		all = append(all, option{"barriers", "", func() { n.w.Redis.Del("cache:user") }})
 	}
 	return all
 }
