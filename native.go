@@ -152,6 +152,9 @@ func (nativeStore) mine(raw []byte, owner record.Owner) bool {
 	return err == nil && h.State == record.Stub && h.Lease.Owner == owner
 }
 
+// aheadOf is AHEAD in barrier.lua.
+const aheadOf = time.Minute
+
 // stamp writes nothing but the barriers' beginning, so that loads do not get in each other's way: the time is the
 // server's, and rises only if its clock does.
 func (s nativeStore) stamp(ctx context.Context, name string, life time.Duration) (int64, error) {
@@ -163,9 +166,10 @@ func (s nativeStore) stamp(ctx context.Context, name string, life time.Duration)
 			}
 			_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
 				if last == 0 {
-					stamp++
+					begin := now + aheadOf.Microseconds()
+					stamp = begin + 1
 					p.Del(ctx, key)
-					p.HSet(ctx, key, "base", now, "last", stamp)
+					p.HSet(ctx, key, "base", begin, "last", stamp)
 				}
 				p.PExpire(ctx, key, 2*life)
 				return nil
@@ -181,15 +185,18 @@ func (s nativeStore) invalidate(ctx context.Context, name string, tags []string,
 	_, err := insist(ctx, s.r, patient*s.r.timeout, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.barriers(ctx, name, func(tx *redis.Tx, key string, now, last int64) error {
 			_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
-				time := max(now, last+1)
+				at := max(now, last+1)
+				if last == 0 {
+					at = now + aheadOf.Microseconds()
+				}
 				if len(tags) == 0 || last == 0 {
 					p.Del(ctx, key)
-					p.HSet(ctx, key, "base", time)
+					p.HSet(ctx, key, "base", at)
 				}
 				for _, t := range tags {
-					p.HSet(ctx, key, "t"+t, time)
+					p.HSet(ctx, key, "t"+t, at)
 				}
-				p.HSet(ctx, key, "last", time)
+				p.HSet(ctx, key, "last", at)
 				p.PExpire(ctx, key, 2*life)
 				return nil
 			})

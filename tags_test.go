@@ -342,6 +342,26 @@ func TestStampsRise(t *testing.T) {
 	})
 }
 
+// The barriers get lost while the server's clock steps back: what was invalid stays so.
+func TestLostBarriersAndClock(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{Tags: true, LocalTTL: -1}, nil)
+		defer p.stop()
+		if _, err := p.cache.GetOrLoad(background, "other", tagged("v1", "t")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute) // until times are those of the clock
+		if _, err := p.cache.GetOrLoad(background, "k", tagged("v1", "t"), WithTTL(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		deleteTags(t, p.cache, "t")
+		w.Redis.SetTime(time.Now().Add(-30 * time.Second))
+		w.Redis.Del("cache:user")
+		wants(t, p.cache, "x", "v2") // has a stamp
+		wants(t, p.cache, "k", "v2")
+	})
+}
+
 // Tags in a record: any tags come back, and hostile bytes are unreadable.
 func TestTagBlock(t *testing.T) {
 	for _, tags := range [][]string{nil, {""}, {"a"}, {"a", "b\x00", "\xff"}, manyKeys(mostTags, strings.Repeat("x", longestTag-2))} {

@@ -152,10 +152,11 @@ func (tr *transcript) reply(verb string, words []string) string {
 
 // fields are tags whose barriers are asked for.
 func (*transcript) fields(names []string) string {
-	for i, n := range names {
-		names[i] = strings.TrimPrefix(n, "t")
+	var tags []string
+	for _, n := range names {
+		tags = append(tags, strings.TrimPrefix(n, "t"))
 	}
-	return strings.Join(names, " ")
+	return strings.Join(tags, " ")
 }
 
 // when is a stamp or a barrier as time since the beginning, in microseconds after the millisecond if it has any.

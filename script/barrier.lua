@@ -6,6 +6,7 @@
 -- Times are microseconds of this server's clock, and rise even if that does not.
 
 local MANY = 10000 -- tags; with more, the older half is forgotten
+local AHEAD = 60000000 -- of the clock, us, is where times begin: when the hash gets lost, it may have stepped back so far
 
 -- after returns the next time. What there was before it, if the hash was lost or is none of ours, is invalid.
 local function after(now)
@@ -13,8 +14,8 @@ local function after(now)
   if v.err or not v[1] or not v[2] or not string.find(v[1] .. v[2], '^%d+$')
     or math.max(tonumber(v[1]), tonumber(v[2])) > 6e15 then
     redis.call('DEL', KEYS[1])
-    redis.call('HSET', KEYS[1], 'base', string.format('%d', now))
-    v = {now, now}
+    v = {now + AHEAD, now + AHEAD}
+    redis.call('HSET', KEYS[1], 'base', string.format('%d', v[1]))
   end
   local time = math.max(now, tonumber(v[2]) + 1)
   redis.call('HSET', KEYS[1], 'last', string.format('%d', time))
