@@ -63,7 +63,14 @@ func (c *counter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 }
 
 func (c *counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if len(cmds) == 2 && cmds[1].Name() == "hmget" { // a read along with the barriers of tags
+			c.mu.Lock()
+			c.sent = append(c.sent, cmds[0].Name(), cmds[1].Name())
+			c.mu.Unlock()
+		}
+		return next(ctx, cmds)
+	}
 }
 
 // onMemory, onMiniredis and onRealServer run f on a backend.

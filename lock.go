@@ -22,6 +22,7 @@ import (
 type store interface {
 	// read returns the record under key, or nothing; limit+1 bytes of one that is longer than limit.
 	read(ctx context.Context, key string, limit int) ([]byte, error)
+	readWith(ctx context.Context, key string, limit int, name string, tags []string) (raw []byte, barrier int64, err error)
 	acquire(ctx context.Context, a acquireArgs) (acquired, error)
 	commit(ctx context.Context, c commitArgs) (committed, error)
 	// abort and renew report whether the lease was this owner's. Fence 0 in abort stands for any.
@@ -199,13 +200,20 @@ func idOf(raw []byte) record.Owner {
 // look reads the record, and makes a result of it if it is fresh. The error is that of the read, or of use.
 func (c *core) look(f *flight) (*result, []byte, error) {
 	since, asOf := c.local.epoch(f.key), c.ticks.Add(1)
-	barriers := c.askAhead(f)
-	raw, err := c.store.read(f.ctx, f.full, c.coder.maxRecord())
+	var raw []byte
+	var err error
+	var known *barriers
+	if c.opts.Tags {
+		known = &barriers{of: f.tags}
+		raw, known.latest, err = c.store.readWith(f.ctx, f.full, c.coder.maxRecord(), c.name, f.tags)
+	} else {
+		raw, err = c.store.read(f.ctx, f.full, c.coder.maxRecord())
+	}
 	if err != nil {
 		c.stats.redisErrors.Add(1)
 		return nil, nil, err
 	}
-	res, err := c.use(f, raw, since, asOf, false, barriers)
+	res, err := c.use(f, raw, since, asOf, false, known)
 	return res, raw, err
 }
 
@@ -213,7 +221,7 @@ func (c *core) look(f *flight) (*result, []byte, error) {
 // clock. The error tells records that are of no use to us, errUnreadable and errOther, from those that are stubs, past
 // their time, or not there; and errOutdated.
 func (c *core) use(
-	f *flight, raw []byte, since epoch, asOf uint64, judged bool, barriers *ahead,
+	f *flight, raw []byte, since epoch, asOf uint64, judged bool, known *barriers,
 ) (*result, error) {
 	if len(raw) == 0 {
 		return nil, nil
@@ -231,10 +239,10 @@ func (c *core) use(
 	if c.redis.clock.old() {
 		c.redis.askTime(f.ctx)
 	}
-	early, late, known := c.redis.clock.now()
+	early, late, timed := c.redis.clock.now()
 	left := time.Duration(h.FreshUntil-late) * time.Microsecond
 	switch {
-	case !known || judged:
+	case !timed || judged:
 	case left <= 0 && h.Lease.Owner != (record.Owner{}):
 		return nil, nil // kept beyond its time for a refresh, perhaps: ACQUIRE knows
 	case h.FreshUntil <= early:
@@ -246,7 +254,7 @@ func (c *core) use(
 			c.stats.unreadable.Add(1)
 			return nil, err
 		}
-		old, err := barriers.outdated(c, f.ctx, h.Stamp, res.tags)
+		old, err := c.outdated(f.ctx, h.Stamp, res.tags, known)
 		if err != nil {
 			c.stats.redisErrors.Add(1)
 			return nil, err
@@ -259,7 +267,7 @@ func (c *core) use(
 		c.stats.unreadable.Add(1)
 		return nil, err
 	}
-	if known {
+	if timed {
 		c.local.fill(f.key, since, res.value, res.negative, res.tags, int(h.RawLen), min(left, c.opts.LocalTTL))
 	}
 	return res, nil
@@ -373,7 +381,7 @@ func (c *core) loadLeased(f *flight, since epoch, a acquireArgs, got acquired) *
 			if mine {
 				res.asOf = asOf
 			}
-			if c.stillValid(f, stamp, res, began, nil) {
+			if c.stillValid(f, stamp, res, began) {
 				c.fill(f, since, res, -1, ttl)
 			}
 		}
@@ -384,7 +392,6 @@ func (c *core) loadLeased(f *flight, since epoch, a acquireArgs, got acquired) *
 		freshUntil: got.serverTime() + ttl.Microseconds(), cost: res.cost, negative: res.negative,
 	}, payload)
 	asOf := c.ticks.Add(1)
-	barriers := c.askAhead(&flight{ctx: f.ctx, tags: res.tags})
 	outcome, err := c.store.commit(f.ctx, commitArgs{key: f.full, owner: a.owner, fence: got.fence, record: rec, life: ttl})
 	keep := true
 	switch {
@@ -405,7 +412,7 @@ func (c *core) loadLeased(f *flight, since epoch, a acquireArgs, got acquired) *
 		c.stats.rejected.Add(1)
 		keep = false
 	}
-	if c.stillValid(f, stamp, res, began, barriers) && keep {
+	if c.stillValid(f, stamp, res, began) && keep {
 		c.fill(f, since, res, len(payload), ttl)
 	}
 	return res

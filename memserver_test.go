@@ -243,6 +243,18 @@ func (m *memStore) read(ctx context.Context, key string, _ int) ([]byte, error) 
 	})
 }
 
+func (m *memStore) readWith(ctx context.Context, key string, _ int, _ string, tags []string) ([]byte, int64, error) {
+	type both struct {
+		raw     []byte
+		barrier int64
+	}
+	found, err := ask(ctx, m, "read", func() (both, string) {
+		found := both{bytes.Clone(m.server.get(key)), m.server.barrier(tags)}
+		return found, m.server.describe(found.raw) + fmt.Sprint(", barriers ", found.barrier)
+	})
+	return found.raw, found.barrier, err
+}
+
 func (m *memStore) acquire(ctx context.Context, a acquireArgs) (acquired, error) {
 	m.server.mu.Lock()
 	if m.server.owners[a.owner] == "" {

@@ -35,26 +35,38 @@ type commands interface {
 	HMGet(ctx context.Context, key string, fields ...string) *redis.SliceCmd
 }
 
-// request is a command on its way.
+// sender sends one command.
+type sender func(context.Context, commands) redis.Cmder
+
+// request is one command on its way, or several that belong together.
 type request struct {
-	ctx  context.Context // for its values
-	send func(context.Context, commands) redis.Cmder
-	cmd  redis.Cmder
-	err  error // no answer
-	done chan struct{}
+	ctx   context.Context // for its values
+	sends []sender
+	cmds  []redis.Cmder
+	err   error // no answer
+	done  chan struct{}
 }
 
 // do sends a command and returns it with its answer or error; or an error if it got no answer within the budget, which begins
 // when the command is sent and is larger in company. It blocks for the round trip under way and its own.
-func (p *pipeline) do(ctx context.Context, send func(context.Context, commands) redis.Cmder) (redis.Cmder, error) {
-	req := &request{ctx: ctx, send: send}
+func (p *pipeline) do(ctx context.Context, send sender) (redis.Cmder, error) {
+	cmds, err := p.together(ctx, send)
+	if err != nil {
+		return nil, err
+	}
+	return cmds[0], nil
+}
+
+// together is do for commands that go in the same round trip; in a cluster to several nodes, at the same time.
+func (p *pipeline) together(ctx context.Context, sends ...sender) ([]redis.Cmder, error) {
+	req := &request{ctx: ctx, sends: sends}
 	p.mu.Lock()
 	if p.r.oneServer && p.running >= pipelineWidth {
 		req.done = make(chan struct{})
 		p.queue = append(p.queue, req)
 		p.mu.Unlock()
 		<-req.done
-		return req.cmd, req.err
+		return req.cmds, req.err
 	}
 	p.running++
 	p.mu.Unlock()
@@ -70,7 +82,7 @@ func (p *pipeline) do(ctx context.Context, send func(context.Context, commands) 
 			}
 		}()
 	}
-	return req.cmd, req.err
+	return req.cmds, req.err
 }
 
 // next takes what has gathered, after a round trip that may have been one of several commands; without anything to take
@@ -98,13 +110,15 @@ func (p *pipeline) next(several bool) []*request {
 func (p *pipeline) trip(batch ...*request) {
 	budget := p.r.timeout + time.Duration(len(batch)-1)*p.r.timeout/pipelineShare
 	cmds, err := call(batch[0].ctx, p.r, budget, func(ctx context.Context) ([]redis.Cmder, error) {
-		if len(batch) == 1 {
-			cmd := batch[0].send(ctx, p.r.client)
+		if len(batch) == 1 && len(batch[0].sends) == 1 {
+			cmd := batch[0].sends[0](ctx, p.r.client)
 			return []redis.Cmder{cmd}, silence(cmd.Err())
 		}
 		cmds, err := p.r.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 			for _, req := range batch {
-				req.send(ctx, pipe)
+				for _, send := range req.sends {
+					send(ctx, pipe)
+				}
 			}
 			return nil
 		})
@@ -113,10 +127,10 @@ func (p *pipeline) trip(batch ...*request) {
 		}
 		return cmds, silence(err)
 	})
-	for i, req := range batch {
-		switch {
-		case i < len(cmds):
-			req.cmd = cmds[i] // with its own error, if there was no answer to it
+	for _, req := range batch {
+		switch n := len(req.sends); {
+		case n <= len(cmds):
+			req.cmds, cmds = cmds[:n], cmds[n:] // each with its own error, if there was no answer to it
 		case err != nil:
 			req.err = err
 		default:

@@ -70,7 +70,7 @@ func (s *scriptStore) run(ctx context.Context, v verb, key string, args ...any) 
 
 // promise is run for what has to be done: it has Delete's budget, and does not ask the breaker.
 func (s *scriptStore) promise(ctx context.Context, v verb, key string, args ...any) ([]any, error) {
-	return s.runBy(ctx, func(ctx context.Context, send func(context.Context, commands) redis.Cmder) (redis.Cmder, error) {
+	return s.runBy(ctx, func(ctx context.Context, send sender) (redis.Cmder, error) {
 		return insist(ctx, s.r, patient*s.r.timeout, func(ctx context.Context) (redis.Cmder, error) {
 			cmd := send(ctx, s.r.client)
 			return cmd, silence(cmd.Err())
@@ -80,7 +80,7 @@ func (s *scriptStore) promise(ctx context.Context, v verb, key string, args ...a
 
 func (s *scriptStore) runBy(
 	ctx context.Context,
-	do func(context.Context, func(context.Context, commands) redis.Cmder) (redis.Cmder, error),
+	do func(context.Context, sender) (redis.Cmder, error),
 	v verb, key string, args ...any,
 ) ([]any, error) {
 	if until := s.forbidden.Load(); until != 0 && int64(s.r.clock.local(time.Now())) < until {
@@ -135,13 +135,19 @@ func forbids(err error) bool {
 }
 
 func (s *scriptStore) read(ctx context.Context, key string, limit int) ([]byte, error) {
-	// One byte more than the longest record tells that it is longer.
-	cmd, err := s.r.pipeline.do(ctx, func(ctx context.Context, c commands) redis.Cmder {
-		return c.GetRange(ctx, key, 0, int64(limit))
-	})
+	cmd, err := s.r.pipeline.do(ctx, get(key, limit))
 	if err != nil {
 		return nil, err
 	}
+	return got(cmd)
+}
+
+// get reads a record. One byte more than the longest one tells that it is longer.
+func get(key string, limit int) sender {
+	return func(ctx context.Context, c commands) redis.Cmder { return c.GetRange(ctx, key, 0, int64(limit)) }
+}
+
+func got(cmd redis.Cmder) ([]byte, error) {
 	b, err := cmd.(*redis.StringCmd).Bytes()
 	if wrongType(err) {
 		return []byte("?"), nil

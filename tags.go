@@ -108,26 +108,47 @@ func (s *scriptStore) stamp(ctx context.Context, name string, life time.Duration
 
 // barrier returns the latest of the barriers of these tags and of the whole cache.
 func (s *scriptStore) barrier(ctx context.Context, name string, tags []string) (int64, error) {
+	cmd, err := s.r.pipeline.do(ctx, s.getBarriers(name, tags))
+	if err != nil {
+		return 0, err
+	}
+	return gotBarriers(cmd)
+}
+
+// readWith is read and barrier in one round trip.
+func (s *scriptStore) readWith(
+	ctx context.Context, key string, limit int, name string, tags []string,
+) (raw []byte, barrier int64, err error) {
+	cmds, err := s.r.pipeline.together(ctx, get(key, limit), s.getBarriers(name, tags))
+	if err != nil {
+		return nil, 0, err
+	}
+	if raw, err = got(cmds[0]); err == nil && len(raw) > 0 {
+		barrier, err = gotBarriers(cmds[1])
+	}
+	return raw, barrier, err
+}
+
+func (s *scriptStore) getBarriers(name string, tags []string) sender {
 	fields := make([]string, 1, 1+len(tags))
 	fields[0] = "base"
 	for _, t := range tags {
 		fields = append(fields, "t"+t)
 	}
-	cmd, err := s.r.pipeline.do(ctx, func(ctx context.Context, c commands) redis.Cmder {
+	return func(ctx context.Context, c commands) redis.Cmder {
 		return c.HMGet(ctx, s.r.barriersKey(name), fields...)
-	})
-	if err != nil {
-		return 0, err
 	}
+}
+
+func gotBarriers(cmd redis.Cmder) (int64, error) {
 	values, err := cmd.(*redis.SliceCmd).Result()
-	if wrongType(err) {
+	switch {
+	case wrongType(err):
 		return math.MaxInt64, nil
-	}
-	if err == nil && len(values) != len(fields) {
-		err = errReply
-	}
-	if err != nil {
+	case err != nil:
 		return 0, err
+	case len(values)+2 != len(cmd.Args()):
+		return 0, errReply
 	}
 	return latestOf(values), nil
 }
@@ -184,42 +205,22 @@ func (s *scriptStore) invalidateSome(ctx context.Context, name string, tags []st
 	return nil
 }
 
-// outdated reports whether an entry that was stamped then is older than one of its barriers.
-func (c *core) outdated(ctx context.Context, stamp int64, tags []string) (bool, error) {
+// barriers are what was read from Redis along with an entry.
+type barriers struct {
+	of     []string
+	latest int64
+}
+
+// outdated reports whether an entry that was stamped then is older than one of its barriers. known may be nil.
+func (c *core) outdated(ctx context.Context, stamp int64, tags []string, known *barriers) (bool, error) {
 	if c.undone.hasTags(tags) {
 		return true, nil
 	}
+	if known != nil && !slices.ContainsFunc(tags, func(t string) bool { return !slices.Contains(known.of, t) }) {
+		return known.latest >= stamp, nil
+	}
 	barrier, err := c.store.barrier(ctx, c.name, tags)
 	return barrier >= stamp, err
-}
-
-// ahead asks for the barriers that an entry will have in any case, while it is read.
-type ahead struct {
-	tags    []string
-	done    chan struct{}
-	barrier int64
-	err     error
-}
-
-func (c *core) askAhead(f *flight) *ahead {
-	if !c.opts.Tags {
-		return nil
-	}
-	a := &ahead{tags: f.tags, done: make(chan struct{})}
-	c.flights.running.Go(func() {
-		defer close(a.done)
-		a.barrier, a.err = c.store.barrier(f.ctx, c.name, a.tags)
-	})
-	return a
-}
-
-// outdated is core.outdated with what was asked ahead, if that is enough.
-func (a *ahead) outdated(c *core, ctx context.Context, stamp int64, tags []string) (bool, error) {
-	if a != nil && !slices.ContainsFunc(tags, func(t string) bool { return !slices.Contains(a.tags, t) }) {
-		<-a.done
-		return a.barrier >= stamp || c.undone.hasTags(tags), a.err
-	}
-	return c.outdated(ctx, stamp, tags)
 }
 
 // stampFor takes a stamp for what is stored with this TTL; 0 without Options.Tags.
@@ -233,7 +234,7 @@ func (c *core) stampFor(ctx context.Context, ttl time.Duration) (int64, error) {
 // stillValid asks whether the tags of what was loaded under a lease have been deleted since its stamp, of which the lease
 // knows nothing. If so, or if that is not known, only calls that came before the load may have it. It reports whether it
 // may be kept: yes also while Redis is out of reach, and this process a memory cache.
-func (c *core) stillValid(f *flight, stamp int64, res *result, began uint64, barriers *ahead) bool {
+func (c *core) stillValid(f *flight, stamp int64, res *result, began uint64) bool {
 	switch {
 	case !c.opts.Tags:
 		return true
@@ -241,7 +242,7 @@ func (c *core) stillValid(f *flight, stamp int64, res *result, began uint64, bar
 		res.asOf = began
 		return false
 	}
-	old, err := barriers.outdated(c, f.ctx, stamp, res.tags)
+	old, err := c.outdated(f.ctx, stamp, res.tags, nil)
 	if old {
 		c.stats.outdated.Add(1)
 	}
