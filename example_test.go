@@ -143,6 +143,39 @@ func ExampleCache_Delete() {
 
 // After a write through this process, Set saves the next reader the load. If two writers may overtake each other, Delete is
 // the safer choice.
+// Tags find values by what they are made of.
+func ExampleCache_DeleteTags() {
+	pages, err := cache.New[string]("page", cache.Options{Tags: true})
+	if err != nil {
+		panic(err)
+	}
+	defer pages.Close()
+	render := func(ctx context.Context, path string) (string, error) {
+		fmt.Println("rendering", path)
+		cache.LoadFrom(ctx).SetTags("user:42", "layout") // what only the loader knows
+		return "<p>Ann</p>", nil
+	}
+
+	ctx := context.Background()
+	get := func(path string) {
+		if _, err := pages.GetOrLoad(ctx, path, render, cache.WithTags("site:en")); err != nil {
+			fmt.Println(err)
+		}
+	}
+	get("/ann")
+	get("/ann")
+	fmt.Println(pages.DeleteTags(ctx, "user:42"))
+	get("/ann")
+	fmt.Println(pages.Clear(ctx))
+	get("/ann")
+	// Output:
+	// rendering /ann
+	// <nil>
+	// rendering /ann
+	// <nil>
+	// rendering /ann
+}
+
 func ExampleCache_Set() {
 	users, err := cache.New[User]("user", cache.Options{})
 	if err != nil {
