@@ -118,6 +118,18 @@ func everyVerb(t *testing.T, key string, caches []*Cache[string]) {
 			_, _ = a.store.abort(background, refresh.key, refresh.owner, got.fence)
 		}
 	}
+	tags, err := New[string]("tags", Options{Redis: a.redis, Tags: true, LocalTTL: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tags.Close()
+	for range 2 {
+		if v, err := tags.GetOrLoad(background, key, constant("of "+key), WithTags("t")); v != "of "+key || err != nil {
+			t.Errorf("with tags: %q, %v", v, err)
+		}
+	}
+	_ = tags.DeleteTags(background, manyKeys(10_001, "tag")...)
+	_ = tags.Clear(background)
 	_ = caches[0].Set(background, key, "of "+key)
 	_ = caches[0].Delete(background, key)
 	own := errors.New("own")

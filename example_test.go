@@ -132,7 +132,7 @@ func ExampleCache_Delete() {
 	fmt.Println(u.Name)
 	name = "Anna" // UPDATE users SET ...; COMMIT
 	if err := users.Delete(ctx, "42"); err != nil {
-		fmt.Println("delete again:", err)
+		fmt.Println("Redis does not confirm, it will be repeated:", err)
 	}
 	u, _ = users.GetOrLoad(ctx, "42", load)
 	fmt.Println(u.Name)

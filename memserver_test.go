@@ -413,7 +413,9 @@ func (m *memStore) invalidate(ctx context.Context, name string, tags []string, _
 	return err
 }
 
-func (m *memStore) tell(ctx context.Context, keys []string) error { return m.tellOf(ctx, keyEvents(keys)) }
+func (m *memStore) tell(ctx context.Context, keys []string) error {
+	return m.tellOf(ctx, keyEvents(keys))
+}
 
 func (m *memStore) tellOf(ctx context.Context, events []byte) error {
 	m.r.events.mu.Lock()

@@ -55,8 +55,8 @@ type stage struct {
 
 	// What must be true in the end.
 	fences map[string]int64
-	honest bool           // nothing keeps deletions from reaching other processes' memory
-	floor  map[string]int // by key: versions older than this were deleted
+	honest bool                       // nothing keeps deletions from reaching other processes' memory
+	floor  map[string]int             // by key: versions older than this were deleted
 	tagged map[string]map[string]bool // by cache and tag: keys that may carry it
 }
 

@@ -22,6 +22,7 @@ type space struct {
 	warm      bool   // the value is in Redis and, with local, in the memories
 	forgotten bool   // ... in Redis only
 	tags      bool   // the value carries a tag, and DeleteTags takes the place of Delete
+	clear     bool   // with tags: Clear does
 	writes    int    // each a change of the origin and a Delete
 	writer    string // the process that does them, "W": one that does nothing else
 	refreshes int    // processes that refresh the value

@@ -55,7 +55,7 @@ func (s *stats) snapshot() Stats {
 		CommitsRejected: s.rejected.Load(), ValuesUncached: s.uncached.Load(),
 		Waits: s.waits.Load(), WaitTimeouts: s.waitTimeouts.Load(), Wakes: s.wakes.Load(), Polls: s.polls.Load(),
 		Rounds:          s.rounds.Load(),
-		LoadsOutdated: s.outdated.Load(),
+		LoadsOutdated:   s.outdated.Load(),
 		DeletesRepeated: s.deletesRepeated.Load(), DeletesDropped: s.deletesDropped.Load(), EventGaps: s.gaps.Load(), RedisErrors: s.redisErrors.Load(), Unreadable: s.unreadable.Load(),
 		OtherEntries: s.others.Load(),
 	}

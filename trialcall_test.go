@@ -50,9 +50,12 @@ func (p *player) get(ctx context.Context) (int, error) {
 	return p.cache.GetOrLoad(ctx, trialKey, p.load)
 }
 
-// invalidate deletes the key, or its tag.
+// invalidate deletes the key, its tag, or everything.
 func (p *player) invalidate() error {
-	if p.tr.tags {
+	switch {
+	case p.tr.clear:
+		return p.cache.Clear(context.Background())
+	case p.tr.tags:
 		return p.cache.DeleteTags(context.Background(), trialTag)
 	}
 	return p.cache.Delete(context.Background(), trialKey)

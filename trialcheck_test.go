@@ -109,6 +109,9 @@ func (tr *trial) probe() {
 		if p.gone || p.closed {
 			continue
 		}
+		if p.cache.core.undone.n.Load() > 0 { // it does not believe Redis
+			most++
+		}
 		if p.rds.cutOff() || tr.real && tr.seen["restart"] > 0 { // the client's idle connections are broken
 			most++
 		}

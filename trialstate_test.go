@@ -81,7 +81,7 @@ func (p *player) remains() string {
 	for _, n := range p.sent {
 		sent += n
 	}
-	return fmt.Sprint(p.closed, p.deaf, sent, p.pushed, p.rds.cutOff(), memory)
+	return fmt.Sprint(p.closed, p.deaf, sent, p.pushed, p.cache.core.undone.n.Load(), p.rds.cutOff(), memory)
 }
 
 // digest is the hash of what the process has been told, by the i-th naming.
