@@ -53,6 +53,7 @@ func newPlan(seed uint64) *plan {
 	for i := range 3 {
 		p.workers = append(p.workers, job{
 			Seed: seed, Name: i, Protocol: 2 + rng.IntN(2), TTL: ttl, Abandon: rng.IntN(4) == 0,
+			Tags:     seed%2 == 0,
 			LocalTTL: []time.Duration{-1, -1, 400 * time.Millisecond, ttl}[rng.IntN(4)],
 		})
 	}

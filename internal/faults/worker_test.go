@@ -33,6 +33,7 @@ type job struct {
 	TTL      time.Duration
 	LocalTTL time.Duration
 	Abandon  bool
+	Tags     bool // keys carry tags of their own, and tags are deleted instead
 }
 
 const (
@@ -91,6 +92,7 @@ func work(spec string) error {
 	}
 	if w.cache, err = cache.New[value]("faults", cache.Options{
 		Redis: w.rds, TTL: w.TTL, LocalTTL: w.LocalTTL, Lease: lease, LoadTimeout: loadTimeout, CancelAbandoned: w.Abandon,
+		Tags: w.Tags,
 	}); err != nil {
 		return err
 	}
@@ -208,7 +210,14 @@ func (w *worker) get(ctx context.Context, rng *rand.Rand, i int, d time.Duration
 		accident, filling = rng.IntN(1000), rng.IntN(3)
 	}
 	asked := w.asks(i)
+	var co []cache.CallOption
+	if w.Tags && i%2 == 0 {
+		co = append(co, cache.WithTags(tagName(i)))
+	}
 	v, err := w.cache.GetOrLoad(ctx, keyName(i), func(ctx context.Context, key string) (value, error) {
+		if w.Tags && i%2 == 1 {
+			cache.LoadFrom(ctx).SetTags(tagName(i), "other")
+		}
 		k.loads.Add(1)
 		w.me.loads.Add(1)
 		version := k.version.Load()
@@ -238,7 +247,7 @@ func (w *worker) get(ctx context.Context, rng *rand.Rand, i int, d time.Duration
 			fill[i] = byte(rand.IntN(256 >> (4 * (version % 2))))
 		}
 		return value{key, version, fill}, nil
-	})
+	}, co...)
 	w.me.calls.Add(1)
 	w.waited(ctx, asked.at, asked.stopped)
 	var p *cache.PanicError
@@ -361,14 +370,25 @@ func (w *worker) stale() (n int) {
 
 // update changes the origin and deletes the key.
 func (w *worker) update(i int) {
-	w.change(i, func(version uint64) error { return w.cache.Delete(context.Background(), keyName(i)) })
+	w.change(i, func(version uint64) error {
+		if w.Tags && version%3 > 0 {
+			return w.cache.DeleteTags(context.Background(), tagName(i))
+		}
+		return w.cache.Delete(context.Background(), keyName(i))
+	})
 }
+
+func tagName(i int) string { return fmt.Sprint("tag", i) }
 
 // set changes the origin and the key.
 func (w *worker) set(i int, rng *rand.Rand) {
 	fill := make([]byte, rng.IntN(6000))
 	w.change(i, func(version uint64) error {
-		return w.cache.Set(context.Background(), keyName(i), value{keyName(i), version, fill})
+		var co []cache.CallOption
+		if w.Tags {
+			co = append(co, cache.WithTags(tagName(i)))
+		}
+		return w.cache.Set(context.Background(), keyName(i), value{keyName(i), version, fill}, co...)
 	})
 }
 
