@@ -259,12 +259,13 @@ func (c *core) run(f *flight) *result {
 
 // remembered makes a result of what is in memory.
 func (c *core) remembered(f *flight) *result {
+	asOf := c.ticks.Add(1)
 	e, ok := c.local.get(f.key)
 	if !ok {
 		return nil
 	}
 	c.stats.localHits.Add(1)
-	return &result{value: e.value, negative: e.negative}
+	return &result{value: e.value, negative: e.negative, asOf: asOf}
 }
 
 // ttl is how long a loaded result is fresh; negative: it is not to be stored.
@@ -392,7 +393,7 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 		err := c.replace(ctx, f, res, payload, ttl)
 		var unsure *redisError
 		if errors.As(err, &unsure) { // what was there may be there still
-			err = c.undone.add(deletions(keyEvent, []string{key}), err)
+			err = c.undone.add(keyEvent, []string{key}, err)
 		}
 		return err
 	})
@@ -427,7 +428,7 @@ func (c *core) replace(ctx context.Context, f *flight, res *result, payload []by
 	ours := c.local.epoch(f.key).same(began)
 	again := c.invalidateHere(f.key)
 	if err != nil {
-		_ = c.store.announce(ctx, f.full) // it may have been stored
+		_ = c.tell(ctx, keyEvent, []string{f.key}) // it may have been stored
 		return &redisError{err}
 	}
 	if outcome == refused {
@@ -437,10 +438,7 @@ func (c *core) replace(ctx context.Context, f *flight, res *result, payload []by
 		again.tags = began.tags
 		c.fill(f, again, res, len(payload), ttl)
 	}
-	if err := c.store.announce(ctx, f.full); err != nil {
-		return &redisError{err}
-	}
-	return nil
+	return c.tell(ctx, keyEvent, []string{f.key})
 }
 
 func (c *core) shut() error {

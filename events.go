@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,7 +38,7 @@ type events struct {
 	gathered []*bundle // guarded by mu
 	number   uint64    // of the last message; guarded by mu
 	sent     time.Time // when; guarded by mu
-	told     bool      // the last message only said the number of the one before; guarded by mu
+	told     bool      // ... and its number was published once more; guarded by mu
 }
 
 // bundle is what goes into one message.
@@ -66,6 +67,21 @@ func keyEvents(keys []string) (b []byte) {
 	return b
 }
 
+// beat is begin for a heartbeat; number is that of the last message.
+func (e *events) beat() (message string, number uint64, ok bool) {
+	message, ok = e.begin(nil)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return message, e.number, ok
+}
+
+// said notes that the number of the last message was published once more.
+func (e *events) said(number uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.told = e.told || e.number == number
+}
+
 // begin returns the message for events, if none is under way; who gets it has to send it, and to call end.
 func (e *events) begin(events []byte) (message string, ok bool) {
 	e.mu.Lock()
@@ -83,8 +99,10 @@ func (e *events) messageLocked(events []byte) string {
 	if e.number > 0 {
 		ago = min(now.Sub(e.sent), longAgo)
 	}
-	e.number++
-	e.sent, e.told = now, len(events) == 0
+	if len(events) > 0 { // a heartbeat has the number of the last message, and says how long ago that was
+		e.number++
+		e.sent, e.told = now, false
+	}
 	return fmt.Sprintf("%c%s%016d%010d%s", eventful, e.r.process, e.number, ago.Milliseconds(), events)
 }
 
@@ -159,7 +177,8 @@ func (e *events) gather(events []byte) *bundle {
 // send publishes a message within the budget that Delete has.
 func (e *events) send(ctx context.Context, message string) error {
 	_, err := insist(ctx, e.r, patient*e.r.timeout, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, withoutChannels(e.r.publish(ctx, message))
+		sent := e.r.stream.now()
+		return struct{}{}, e.r.stream.asks(sent, e.r.publish(ctx, message))
 	})
 	return err
 }
@@ -193,14 +212,6 @@ func (e *events) restless() bool {
 	return e.number > 0 && !e.told && !e.underWay && time.Since(e.sent) >= quiet
 }
 
-// withoutChannels forgives a PUBLISH that is forbidden: where it is, nobody listens, and LocalTTL is the bound.
-func withoutChannels(err error) error {
-	if redis.HasErrorPrefix(err, "NOPERM") {
-		return nil
-	}
-	return err
-}
-
 // heard is what a process knows of the numbers of the others' messages since its subscription stands.
 type heard struct {
 	since time.Time
@@ -210,23 +221,26 @@ type heard struct {
 // publishers is how many are remembered. With more, we begin anew.
 const publishers = 10_000
 
-// missing reports whether a message was missed before this one, which was sent ago after the one before it.
-func (h *heard) missing(process string, number uint64, ago time.Duration) bool {
+// missing reports whether a message was missed before this one, which was sent ago after the one before it; a heartbeat
+// has the number of that one.
+func (h *heard) missing(process string, number uint64, ago time.Duration, beat bool) bool {
 	last, known := h.last[process]
-	switch {
-	case known && number <= last: // late or doubled; what came instead has been noticed
+	if known && number <= last { // late or doubled; what came instead has been noticed
 		return false
-	case len(h.last) >= publishers && !known:
-		*h = heard{since: time.Now()}
-		return true
-	case h.last == nil:
+	}
+	before := number // the number of the message before this one
+	if !beat {
+		before--
+	}
+	gap := known && before > last || !known && before > 0 && time.Since(h.since) >= ago
+	if !known && len(h.last) >= publishers {
+		*h, gap = heard{since: time.Now()}, true
+	}
+	if h.last == nil {
 		h.last = make(map[string]uint64)
 	}
-	h.last[process] = number
-	if known {
-		return number > last+1
-	}
-	return number > 1 && time.Since(h.since) >= ago
+	h.last[strings.Clone(process)] = number // which is a part of the message
+	return gap
 }
 
 // handle takes a message apart. Whatever looks different is ignored.
@@ -251,7 +265,7 @@ func (s *stream) handle(m string) {
 		if err != nil || err2 != nil || who == s.r.process {
 			return
 		}
-		if s.heard.missing(who, number, time.Duration(ago)*time.Millisecond) {
+		if number > 0 && s.heard.missing(who, number, time.Duration(ago)*time.Millisecond, len(rest) == 26) {
 			s.r.missed()
 		}
 		for rest = rest[26:]; rest != ""; {

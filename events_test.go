@@ -68,23 +68,28 @@ func TestEventNumbers(t *testing.T) {
 		from   string
 		number uint64
 		ago    time.Duration
+		beat   bool
 		gap    bool
 	}
 	for name, messages := range map[string][]message{
-		"in order":                        {{0, "a", 1, 0, false}, {time.Second, "a", 2, time.Second, false}, {0, "b", 1, 0, false}},
-		"one missing":                     {{0, "a", 1, 0, false}, {0, "a", 3, 0, true}, {0, "a", 4, 0, false}},
-		"late":                            {{0, "a", 1, 0, false}, {0, "a", 3, 0, true}, {0, "a", 2, 0, false}, {0, "a", 4, 0, false}},
-		"doubled":                         {{0, "a", 1, 0, false}, {0, "a", 1, 0, false}, {0, "a", 2, 0, false}},
-		"the one before was before us":    {{time.Minute, "a", 7, 2 * time.Minute, false}, {0, "a", 8, 0, false}},
-		"the one before came in our time": {{time.Minute, "a", 7, 30 * time.Second, true}, {0, "a", 8, 0, false}},
-		"or just when we came":            {{time.Minute, "a", 7, time.Minute, true}},
+		"in order":                         {{0, "a", 1, 0, false, false}, {time.Second, "a", 2, time.Second, false, false}, {0, "b", 1, 0, false, false}},
+		"one missing":                      {{0, "a", 1, 0, false, false}, {0, "a", 3, 0, false, true}, {0, "a", 4, 0, false, false}},
+		"late":                             {{0, "a", 1, 0, false, false}, {0, "a", 3, 0, false, true}, {0, "a", 2, 0, false, false}, {0, "a", 4, 0, false, false}},
+		"doubled":                          {{0, "a", 1, 0, false, false}, {0, "a", 1, 0, false, false}, {0, "a", 2, 0, false, false}},
+		"the one before was before us":     {{time.Minute, "a", 7, 2 * time.Minute, false, false}, {0, "a", 8, 0, false, false}},
+		"the one before came in our time":  {{time.Minute, "a", 7, 30 * time.Second, false, true}, {0, "a", 8, 0, false, false}},
+		"or just when we came":             {{time.Minute, "a", 7, time.Minute, false, true}},
+		"heartbeats":                       {{0, "a", 1, 0, false, false}, {time.Second, "a", 1, time.Second, true, false}, {0, "a", 2, time.Second, false, false}},
+		"a heartbeat tells of one missing": {{0, "a", 1, 0, false, false}, {time.Second, "a", 2, time.Second, true, true}, {0, "a", 3, time.Second, false, false}},
+		"a heartbeat of before us":         {{time.Minute, "a", 7, 2 * time.Minute, true, false}, {0, "a", 8, 0, false, false}},
+		"a heartbeat of our time":          {{time.Minute, "a", 7, 30 * time.Second, true, true}, {0, "a", 8, 0, false, false}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := heard{since: time.Now()}
 				for _, m := range messages {
 					time.Sleep(m.after)
-					if got := h.missing(m.from, m.number, m.ago); got != m.gap {
+					if got := h.missing(m.from, m.number, m.ago, m.beat); got != m.gap {
 						t.Errorf("%+v: %v", m, got)
 					}
 				}
@@ -93,11 +98,11 @@ func TestEventNumbers(t *testing.T) {
 	}
 	h := heard{since: time.Now()}
 	for i := range publishers {
-		if h.missing(fmt.Sprintf("%016d", i), 1, 0) {
+		if h.missing(fmt.Sprintf("%016d", i), 1, 0, false) {
 			t.Fatal(i)
 		}
 	}
-	if !h.missing("one more", 1, 0) || len(h.last) > 1 {
+	if !h.missing("one more", 1, 0, false) || len(h.last) > 1 || h.missing("one more", 2, 0, false) {
 		t.Errorf("%d publishers are remembered", len(h.last))
 	}
 }

@@ -41,7 +41,7 @@ func (c *core) ask(ctx context.Context, kind byte, names []string) error {
 	return c.detached(ctx, func(ctx context.Context) error {
 		err := c.invalidateNow(ctx, kind, names)
 		if err != nil {
-			err = c.undone.add(deletions(kind, names), err)
+			err = c.undone.add(kind, names, err)
 		}
 		return err
 	})
@@ -62,6 +62,18 @@ func (c *core) invalidateNow(ctx context.Context, kind byte, names []string) err
 	err := c.store.invalidate(ctx, c.name, tags, c.tagLife(0))
 	c.outdateHere(kind, names)
 	return err
+}
+
+// tell tells the other processes only.
+func (c *core) tell(ctx context.Context, kind byte, names []string) error {
+	var events []byte
+	for _, name := range names {
+		events = appendEvent(events, kind, c.redis.key(c.name, name))
+	}
+	if err := c.store.tell(ctx, events); err != nil {
+		return &redisError{untoldError{err}}
+	}
+	return nil
 }
 
 func (c *core) deleteNow(ctx context.Context, keys []string) error {

@@ -29,7 +29,7 @@ type store interface {
 	abort(ctx context.Context, key string, owner record.Owner, fence int64) (bool, error)
 	renew(ctx context.Context, key string, owner record.Owner, fence int64, lease, life time.Duration) (bool, error)
 	delete(ctx context.Context, keys []string) error
-	announce(ctx context.Context, key string) error
+	tell(ctx context.Context, events []byte) error // the other processes
 	// stamp, barrier and invalidate are about the tags of a cache of that name.
 	stamp(ctx context.Context, name string, life time.Duration) (int64, error)
 	barrier(ctx context.Context, name string, tags []string) (int64, error)
@@ -357,7 +357,7 @@ func (c *core) loadLeased(f *flight, since epoch, a acquireArgs, got acquired) *
 		c.stats.redisErrors.Add(1)
 		_, _ = c.abort(f, a.owner, got.fence)
 		f.leave()
-		return c.loadAlone(f, err)
+		return c.loadAlone(f, noBarriersError{err})
 	}
 	c.stats.leases.Add(1)
 	res := c.load(f, &tenure{c: c, f: f, args: a, fence: got.fence})
@@ -434,7 +434,8 @@ func (c *core) loadAlone(f *flight, why error) *result {
 	if res.abandoned || res.err != nil && !res.negative {
 		return res
 	}
-	if c.redis.cutOff() || silence(why) == nil || errors.Is(why, errOther) || errors.Is(why, errRedisClosed) ||
+	var noBarriers noBarriersError
+	if c.redis.cutOff() || errors.As(why, &noBarriers) && c.redis.stream.up.Load() || silence(why) == nil || errors.Is(why, errOther) || errors.Is(why, errRedisClosed) ||
 		errors.Is(why, errUndone) {
 		c.fill(f, since, res, -1, c.ttl(f, res))
 	}

@@ -337,7 +337,7 @@ func (m *memStore) delete(ctx context.Context, keys []string) error {
 		if err != nil {
 			return struct{}{}, err
 		}
-		return struct{}{}, m.tell(ctx, keys)
+		return struct{}{}, untold(m.publish(ctx, keyEvents(keys)))
 	})
 	return err
 }
@@ -408,16 +408,12 @@ func (m *memStore) invalidate(ctx context.Context, name string, tags []string, _
 		if len(tags) == 0 {
 			events = appendEvent(nil, clearEvent, m.r.key(name, ""))
 		}
-		return struct{}{}, m.tellOf(ctx, events)
+		return struct{}{}, untold(m.publish(ctx, events))
 	})
 	return err
 }
 
-func (m *memStore) tell(ctx context.Context, keys []string) error {
-	return m.tellOf(ctx, keyEvents(keys))
-}
-
-func (m *memStore) tellOf(ctx context.Context, events []byte) error {
+func (m *memStore) publish(ctx context.Context, events []byte) error {
 	m.r.events.mu.Lock()
 	message := m.r.events.messageLocked(events)
 	m.r.events.mu.Unlock()
@@ -427,9 +423,9 @@ func (m *memStore) tellOf(ctx context.Context, events []byte) error {
 	})
 }
 
-func (m *memStore) announce(ctx context.Context, key string) error {
+func (m *memStore) tell(ctx context.Context, events []byte) error {
 	_, err := insist(ctx, m.r, patient*m.r.timeout, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, m.tell(ctx, []string{key})
+		return struct{}{}, m.publish(ctx, events)
 	})
 	return err
 }

@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -180,16 +181,22 @@ func (s nativeStore) stamp(ctx context.Context, name string, life time.Duration)
 	})
 }
 
-// invalidate is as in the script, but that nothing is ever forgotten before all of it is.
+// manyTags is MANY in barrier.lua.
+const manyTags = 10_000
+
+// invalidate is as in the script, but that with too many tags all of them are forgotten.
 func (s nativeStore) invalidate(ctx context.Context, name string, tags []string, life time.Duration) error {
 	_, err := insist(ctx, s.r, patient*s.r.timeout, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.barriers(ctx, name, func(tx *redis.Tx, key string, now, last int64) error {
+			many := tx.HLen(ctx, key).Val()+int64(len(tags)) > manyTags
+			short := tx.PTTL(ctx, key).Val() < life
 			_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
 				at := max(now, last+1)
 				if last == 0 {
 					at = now + aheadOf.Microseconds()
 				}
-				if len(tags) == 0 || last == 0 {
+				if len(tags) == 0 || last == 0 || many {
+					short = true
 					p.Del(ctx, key)
 					p.HSet(ctx, key, "base", at)
 				}
@@ -197,7 +204,9 @@ func (s nativeStore) invalidate(ctx context.Context, name string, tags []string,
 					p.HSet(ctx, key, "t"+t, at)
 				}
 				p.HSet(ctx, key, "last", at)
-				p.PExpire(ctx, key, 2*life)
+				if short {
+					p.PExpire(ctx, key, 2*life)
+				}
 				return nil
 			})
 			return err
@@ -213,7 +222,7 @@ func (s nativeStore) barriers(
 	key := s.r.barriersKey(name)
 	for range txTries {
 		err = s.r.client.Watch(ctx, func(tx *redis.Tx) error {
-			values, err := tx.HMGet(ctx, key, "base", "last").Result()
+			values, err := tx.HMGet(ctx, key, "last", "base").Result()
 			if err != nil && !wrongType(err) {
 				return err
 			}
@@ -222,9 +231,9 @@ func (s nativeStore) barriers(
 				return err
 			}
 			last := int64(0)
-			if len(values) == 2 && values[1] != nil {
-				if last = latestOf(values); last > latest {
-					last = 0
+			if len(values) == 2 && values[0] != nil {
+				if _, ok := latestOf(values); ok {
+					last, _ = strconv.ParseInt(values[0].(string), 10, 64)
 				}
 			}
 			return f(tx, key, now.UnixMicro(), last)

@@ -324,6 +324,7 @@ func (s *scriptStore) deleteSome(ctx context.Context, keys []string) error {
 	}
 	_, err := insist(ctx, s.r, patient*s.r.timeout, func(ctx context.Context) (struct{}, error) {
 		var told *redis.IntCmd
+		sent := s.r.stream.now()
 		cmds, err := s.r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for _, k := range keys {
 				p.Unlink(ctx, k) // one by one: keys of a cluster lie in different slots
@@ -345,12 +346,12 @@ func (s *scriptStore) deleteSome(ctx context.Context, keys []string) error {
 			}
 		}
 		if rides {
-			return struct{}{}, withoutChannels(told.Err())
+			return struct{}{}, untold(s.r.stream.asks(sent, told.Err()))
 		}
 		return struct{}{}, nil
 	})
 	if err == nil && !rides {
-		err = s.r.events.publish(ctx, events)
+		err = untold(s.r.events.publish(ctx, events))
 	}
 	if err != nil {
 		return &redisError{err}
@@ -358,7 +359,13 @@ func (s *scriptStore) deleteSome(ctx context.Context, keys []string) error {
 	return nil
 }
 
-// announce tells the other processes that a key was set.
-func (s *scriptStore) announce(ctx context.Context, key string) error {
-	return s.r.events.publish(ctx, appendEvent(nil, keyEvent, key))
+func untold(err error) error {
+	if err != nil {
+		err = untoldError{err}
+	}
+	return err
+}
+
+func (s *scriptStore) tell(ctx context.Context, events []byte) error {
+	return s.r.events.publish(ctx, events)
 }

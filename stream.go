@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +27,8 @@ type stream struct {
 	stop     context.CancelFunc
 	done     chan struct{}
 	heard    heard        // used by the goroutine that handles messages
-	asked    atomic.Int64 // when a heartbeat was sent that has been published since, on r.clock.local
+	last     atomic.Int64 // when a message for everybody came, on r.clock.local
+	asked    atomic.Int64 // when one of ours was sent that was published and has not come, on r.clock.local
 
 	mu  sync.Mutex
 	sub *redis.PubSub // guarded by mu
@@ -147,13 +149,13 @@ func (s *stream) listen(ctx context.Context) (stood bool) {
 		return false
 	}
 	confirmed, silent := 0, 0
-	var last, patience time.Duration // when an event came, on r.clock.local, and until when the next one is waited for
+	var patience time.Duration // how long the next message for everybody is waited for
 	for ctx.Err() == nil {
-		if stood && !s.beat(last, patience) {
+		if stood && !s.beat(patience) {
 			return stood
 		}
 		wait := quiet
-		if left := last + patience - s.now(); left > 0 && left < quiet {
+		if left := time.Duration(s.last.Load()) + patience - s.now(); left > 0 && left < quiet {
 			wait = left
 		}
 		msg, err := sub.ReceiveTimeout(ctx, wait)
@@ -178,11 +180,13 @@ func (s *stream) listen(ctx context.Context) (stood bool) {
 			if confirmed++; confirmed%confirmations == 0 { // also after go-redis has reconnected by itself
 				stood = true
 				s.stands()
-				last, patience = s.now(), s.patience()
+				s.hears()
+				patience = heartbeat + rand.N(heartbeat)
 			}
 		case *redis.Message:
-			if m.Channel == s.channels[0] {
-				last, patience = s.now(), s.patience()
+			if m.Channel == s.channels[0] && strings.HasPrefix(m.Payload, string(eventful)) {
+				s.hears()
+				patience = heartbeat + rand.N(heartbeat)
 			}
 			s.handle(m.Payload)
 		}
@@ -200,16 +204,30 @@ func (s *stream) stands() {
 
 func (s *stream) now() time.Duration { return s.r.clock.local(time.Now()) }
 
-func (*stream) patience() time.Duration { return heartbeat + rand.N(heartbeat) }
+// hears notes that something came which was for everybody.
+func (s *stream) hears() { s.last.Store(int64(s.now())) }
+
+// asks notes that a message of ours was published, which has to come as well, if err is nil. A PUBLISH that is forbidden is
+// forgiven: where it is, nobody listens, and LocalTTL is the bound.
+func (s *stream) asks(sent time.Duration, err error) error {
+	switch {
+	case redis.HasErrorPrefix(err, "NOPERM"):
+		return nil
+	case err == nil:
+		if asked := s.asked.Load(); asked <= s.last.Load() {
+			s.asked.CompareAndSwap(asked, int64(sent))
+		}
+	}
+	return err
+}
 
 // beat says how many events this process has published if the last one may have been lost without anybody noticing, and
 // asks for a sign of life if none has come from anybody for a while: the connection may stand, and what is published not
 // reach it, as after a failover that the other end has missed. It reports whether to go on listening. In a fleet without
 // events one process in turn publishes, and the others hear it: the timers of SRM (Floyd and others, "A Reliable
 // Multicast Framework for Light-weight Sessions and Application Level Framing", SIGCOMM 1995).
-func (s *stream) beat(last, patience time.Duration) bool {
-	now := s.now()
-	asked := time.Duration(s.asked.Load())
+func (s *stream) beat(patience time.Duration) bool {
+	now, last, asked := s.now(), time.Duration(s.last.Load()), time.Duration(s.asked.Load())
 	switch {
 	case asked > last && now-asked >= silences*quiet:
 		return false
@@ -217,22 +235,19 @@ func (s *stream) beat(last, patience time.Duration) bool {
 	default:
 		return true
 	}
-	message, ok := s.r.events.begin(nil)
-	if !ok {
-		return true // another one is under way
-	}
 	if !s.r.begin() {
-		s.r.events.end()
+		return true
+	}
+	message, number, ok := s.r.events.beat()
+	if !ok { // another one is under way
+		s.r.work.Done()
 		return true
 	}
 	go func() {
 		defer s.r.work.Done()
 		defer s.r.events.end()
-		ctx, cancel := context.WithTimeout(context.Background(), patient*s.r.timeout)
-		defer cancel()
-		defer func() { _ = recover() }() // a hook of the user's
-		if s.r.publish(ctx, message) == nil {
-			s.asked.Store(int64(now))
+		if s.r.events.send(context.Background(), message) == nil {
+			s.r.events.said(number)
 		}
 	}()
 	return true

@@ -34,6 +34,12 @@ var stampLua string
 //go:embed script/invalidate.lua
 var invalidateLua string
 
+// noBarriersError is that of a command that asks for barriers.
+type noBarriersError struct{ err error }
+
+func (e noBarriersError) Error() string { return e.err.Error() }
+func (e noBarriersError) Unwrap() error { return e.err }
+
 var (
 	errTagsOff  = errors.New("cache: tags and Clear need Options.Tags")
 	errOutdated = errors.New("cache: entry older than a deletion of its tags")
@@ -110,9 +116,9 @@ func (s *scriptStore) stamp(ctx context.Context, name string, life time.Duration
 func (s *scriptStore) barrier(ctx context.Context, name string, tags []string) (int64, error) {
 	cmd, err := s.r.pipeline.do(ctx, s.getBarriers(name, tags))
 	if err != nil {
-		return 0, err
+		return 0, noBarriersError{err}
 	}
-	return gotBarriers(cmd)
+	return s.gotBarriers(ctx, name, cmd)
 }
 
 // readWith is read and barrier in one round trip.
@@ -123,15 +129,15 @@ func (s *scriptStore) readWith(
 	if err != nil {
 		return nil, 0, err
 	}
-	if raw, err = got(cmds[0]); err == nil && len(raw) > 0 {
-		barrier, err = gotBarriers(cmds[1])
+	if raw, err = got(cmds[0]); err == nil { // also if there is no entry: without barriers there will be none
+		barrier, err = s.gotBarriers(ctx, name, cmds[1])
 	}
 	return raw, barrier, err
 }
 
 func (s *scriptStore) getBarriers(name string, tags []string) sender {
-	fields := make([]string, 1, 1+len(tags))
-	fields[0] = "base"
+	fields := make([]string, 2, 2+len(tags))
+	fields[0], fields[1] = "last", "base"
 	for _, t := range tags {
 		fields = append(fields, "t"+t)
 	}
@@ -140,33 +146,49 @@ func (s *scriptStore) getBarriers(name string, tags []string) sender {
 	}
 }
 
-func gotBarriers(cmd redis.Cmder) (int64, error) {
+func (s *scriptStore) gotBarriers(ctx context.Context, name string, cmd redis.Cmder) (int64, error) {
 	values, err := cmd.(*redis.SliceCmd).Result()
 	switch {
-	case wrongType(err):
+	case wrongType(err): // the next stamp replaces it
 		return math.MaxInt64, nil
 	case err != nil:
-		return 0, err
+		return 0, noBarriersError{err}
 	case len(values)+2 != len(cmd.Args()):
 		return 0, errReply
 	}
-	return latestOf(values), nil
+	barrier, ok := latestOf(values)
+	if !ok { // somebody else has written there: without any, all begins anew
+		_, err = call(ctx, s.r, s.r.timeout, func(ctx context.Context) (int64, error) {
+			return s.r.client.Unlink(ctx, s.r.barriersKey(name)).Result()
+		})
+	}
+	return barrier, err
 }
 
-// latestOf reads barriers. Without the first one, or with one that cannot be read, nothing is valid.
-func latestOf(values []any) (latest int64) {
+// latestOf returns the latest barrier of values: the latest time that was given out, the barrier of everything, and those
+// of tags, of which many were never deleted. Nothing is valid without the first two. It reports whether they can be true.
+func latestOf(values []any) (barrier int64, ok bool) {
+	if values[0] == nil && values[1] == nil {
+		return math.MaxInt64, true
+	}
+	var last int64
 	for i, v := range values {
-		if v == nil && i > 0 { // never deleted since
+		if v == nil && i > 1 {
 			continue
 		}
 		text, _ := v.(string)
 		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			return math.MaxInt64
+		if i == 0 {
+			last = n
 		}
-		latest = max(latest, n)
+		if err != nil || n < 0 || n > last || n > latest {
+			return math.MaxInt64, false
+		}
+		if i > 0 {
+			barrier = max(barrier, n)
+		}
 	}
-	return latest
+	return barrier, true
 }
 
 // invalidate sets the barriers of tags, or that of the whole cache, to now, and tells the other processes.
@@ -174,6 +196,7 @@ func (s *scriptStore) invalidate(ctx context.Context, name string, tags []string
 	if len(tags) == 0 {
 		return s.invalidateSome(ctx, name, nil, appendEvent(nil, clearEvent, s.r.key(name, "")), life)
 	}
+	tags = slices.DeleteFunc(slices.Clone(tags), func(t string) bool { return len(t) > longestTag }) // nothing carries them
 	for chunk := range slices.Chunk(tags, deleteKeys) {
 		var events []byte
 		for _, t := range chunk {
@@ -197,7 +220,7 @@ func (s *scriptStore) invalidateSome(ctx context.Context, name string, tags []st
 		err = s.native.invalidate(ctx, name, tags, life)
 	}
 	if err == nil {
-		err = s.r.events.publish(ctx, events)
+		err = untold(s.r.events.publish(ctx, events))
 	}
 	if err != nil {
 		return &redisError{err}
@@ -242,6 +265,10 @@ func (c *core) stillValid(f *flight, stamp int64, res *result, began uint64) boo
 		res.asOf = began
 		return false
 	}
+	if c.undone.hasTags(res.tags) { // by this process, so that memory knows
+		res.asOf = began
+		return true
+	}
 	old, err := c.outdated(f.ctx, stamp, res.tags, nil)
 	if old {
 		c.stats.outdated.Add(1)
@@ -249,7 +276,7 @@ func (c *core) stillValid(f *flight, stamp int64, res *result, began uint64) boo
 	if old || err != nil {
 		res.asOf = began
 	}
-	return !old && (err == nil || c.redis.cutOff())
+	return !old && (err == nil || c.redis.cutOff() || c.redis.stream.up.Load())
 }
 
 // tagLife is how long a barrier may be needed for what is stored with this TTL.

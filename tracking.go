@@ -15,6 +15,7 @@ func (r *Redis) tracker(user *redis.Client) *redis.Client {
 	o := *user.Options()
 	o.Protocol = 3
 	o.PushNotificationProcessor = nil
+	o.MinIdleConns = 0
 	theirs := o.OnConnect
 	o.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
 		if theirs != nil {

@@ -93,7 +93,7 @@ func (tr *transcript) text(m *lab.Message) string {
 	case "INVALIDATE":
 		key = strings.Join(m.Args[6:], " ")
 	case "HMGET":
-		verb, key = "BARRIERS", tr.fields(m.Args[2:])
+		verb, key = "BARRIERS", tr.fields(m.Args[3:])
 	case "PUBLISH":
 		key = tr.push(m.Args[2])
 	case "EXEC", "UNWATCH":
@@ -138,7 +138,7 @@ func (tr *transcript) reply(verb string, words []string) string {
 		return tr.when(words[2])
 	case "BARRIERS":
 		var times []string
-		for _, w := range words {
+		for _, w := range words[1:] {
 			times = append(times, tr.when(w))
 		}
 		return strings.Join(times, " ")

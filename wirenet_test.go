@@ -184,13 +184,14 @@ func (n *wireNetwork) outdated(raw []byte) bool {
 	if err != nil || !h.Tagged {
 		return false
 	}
-	values := []any{nil, nil}
-	for i, field := range []string{"base", "t" + trialTag} {
+	values := []any{nil, nil, nil}
+	for i, field := range []string{"last", "base", "t" + trialTag} {
 		if v := n.w.Redis.HGet("cache:user", field); v != "" {
 			values[i] = v
 		}
 	}
-	return latestOf(values) >= h.Stamp
+	barrier, _ := latestOf(values)
+	return barrier >= h.Stamp
 }
 
 func (n *wireNetwork) push(p *player, m *lab.Message, v verdict) {

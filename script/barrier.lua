@@ -11,8 +11,8 @@ local AHEAD = 60000000 -- of the clock, us, is where times begin: when the hash 
 -- after returns the next time. What there was before it, if the hash was lost or is none of ours, is invalid.
 local function after(now)
   local v = redis.pcall('HMGET', KEYS[1], 'base', 'last')
-  if v.err or not v[1] or not v[2] or not string.find(v[1] .. v[2], '^%d+$')
-    or math.max(tonumber(v[1]), tonumber(v[2])) > 6e15 then
+  if v.err or not v[1] or not v[2] or not string.find(v[1], '^%d+$') or not string.find(v[2], '^%d+$')
+    or tonumber(v[1]) > tonumber(v[2]) or tonumber(v[2]) > 6e15 then
     redis.call('DEL', KEYS[1])
     v = {now + AHEAD, now + AHEAD}
     redis.call('HSET', KEYS[1], 'base', string.format('%d', v[1]))
