@@ -127,6 +127,9 @@ func (s *scriptStore) readWith(
 ) (raw []byte, barrier int64, err error) {
 	cmds, err := s.r.pipeline.together(ctx, get(key, limit), s.getBarriers(name, tags))
 	if err != nil {
+		if !s.r.oneServer { // perhaps only the node of the barriers
+			err = noBarriersError{err}
+		}
 		return nil, 0, err
 	}
 	if raw, err = got(cmds[0]); err == nil { // also if there is no entry: without barriers there will be none

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/alicebob/miniredis/v2/server"
+
 	"github.com/bellwether-go/cache/internal/lab"
 )
 
@@ -84,6 +86,87 @@ func TestDeleteOfCancelled(t *testing.T) {
 		}
 		if err := ps["A"].cache.Set(ctx, "k", "v"); err != context.Canceled { //nolint:errorlint // unchanged
 			t.Errorf("Set: %v", err)
+		}
+	})
+}
+
+// A key is deleted again while an earlier deletion of it is being repeated, and that fails as well: the later one is
+// repeated too.
+func TestDeletionRepeatedTwice(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		ps := fleet(t, w, Options{LocalTTL: -1}, "A", "B")
+		defer stopAll(ps)
+		a, b := ps["A"], ps["B"]
+		accept := refusingVerbs(w, "UNLINK")
+		if a.cache.Delete(background, "k") == nil {
+			t.Fatal("no error")
+		}
+		accept()
+		w.Hold(func(m *lab.Message) bool { return m.Kind == lab.Reply && m.Command() == "UNLINK" })
+		for len(w.Held()) == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		// The repetition is executed, and its reply on its way. B stores what will be old soon.
+		b.get(background, "k", loads(0, "old")).must(t, "old", nil, 0)
+		held := w.Held()[0]
+		accept = refusingVerbs(w, "UNLINK")
+		w.Hold(func(m *lab.Message) bool { return m == held })
+		if a.cache.Delete(background, "k") == nil {
+			t.Fatal("no error")
+		}
+		accept()
+		w.Hold(nil)
+		time.Sleep(time.Minute)
+		a.get(background, "k", loads(0, "new")).must(t, "new", nil, 0)
+		if s := a.cache.Stats(); s.DeletesPending != 0 || s.DeletesDropped != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// What Redis refuses for good does not keep the rest from being repeated.
+func TestDeletionRefusedForGood(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{Tags: true, LocalTTL: -1}, nil)
+		defer p.stop()
+		refusingVerbs(w, "INVALIDATE", "UNLINK")
+		_ = p.cache.DeleteTags(background, "t")
+		_ = p.cache.Delete(background, "k")
+		_ = p.cache.DeleteTags(background, "u")
+		accept := refusingVerbs(w, "INVALIDATE")
+		time.Sleep(10 * time.Second)
+		if n := p.cache.Stats().DeletesPending; n != 2 {
+			t.Errorf("%d pending", n)
+		}
+		accept()
+	})
+}
+
+// Close does not wait for the whole queue.
+func TestCloseWhileRepeating(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{Tags: true}, nil)
+		defer p.stop()
+		w.CutOff("A", false)
+		for i := range 200 {
+			_ = p.cache.Delete(background, fmt.Sprint(i))
+			_ = p.cache.DeleteTags(background, fmt.Sprint(i))
+		}
+		w.CutOff("A", true)
+		w.Redis.Server().SetPreHook(func(_ *server.Peer, cmd string, _ ...string) bool {
+			if cmd == "UNLINK" || strings.HasPrefix(cmd, "EVAL") {
+				time.Sleep(40 * time.Millisecond)
+			}
+			return false
+		})
+		time.Sleep(4 * time.Second)
+		began := time.Now()
+		err := p.cache.Close()
+		if took := time.Since(began); took > time.Second || err == nil {
+			t.Errorf("Close took %v: %v", took, err)
+		}
+		if s := p.cache.Stats(); s.DeletesDropped == 0 || s.DeletesDropped != s.DeletesPending {
+			t.Errorf("%+v", s)
 		}
 	})
 }
