@@ -16,7 +16,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/bellwether-go/cache/internal/lab"
-	"github.com/bellwether-go/cache/internal/record"
 	"github.com/bellwether-go/cache/internal/resp"
 )
 
@@ -397,34 +396,6 @@ func (s *stage) start(words []string) {
 			s.script.note(s.procs[name], name, "has no subscription")
 		}
 	}
-}
-
-// put leaves something strange under a key.
-func (s *stage) put(full, what string) {
-	r := s.w.Redis
-	r.Del(full)
-	switch what {
-	case "list":
-		_, _ = r.Push(full, "x")
-	case "garbage":
-		_ = r.Set(full, "bw0 something else")
-	case "flipped", "expired": // a record whose payload was changed; one that is past its end
-		o, _ := Options{}.withDefaults()
-		until := time.Now().Add(time.Hour)
-		if what == "expired" {
-			until = time.Now()
-		}
-		b := newCoder[string](&o).seal(full, life{
-			owner: record.Owner{1}, fence: 1, freshUntil: until.UnixMicro(),
-		}, []byte("\xa2v1"))
-		if what == "flipped" {
-			b[len(b)-1] ^= 1
-		}
-		_ = r.Set(full, string(b))
-	default:
-		panic("nothing of that name to put")
-	}
-	r.SetTTL(full, time.Hour)
 }
 
 func (s *stage) channel(word string) string {
