@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 
 	"github.com/bellwether-go/cache"
@@ -92,9 +93,7 @@ func (c *conn) Rollback() error                           { c.changes = nil; ret
 func (c *conn) Commit() error {
 	tables.Lock()
 	defer tables.Unlock()
-	for id, name := range c.changes {
-		c.table[id] = name
-	}
+	maps.Copy(c.table, c.changes)
 	c.changes = nil
 	return nil
 }

@@ -119,8 +119,12 @@ func verbOf(m *lab.Message) string {
 	switch m.Command() {
 	case "EVALSHA", "EVAL":
 		for _, v := range []struct{ name, lua string }{
-			{"ACQUIRE", acquireLua}, {"COMMIT", commitLua}, {"ABORT", abortLua}, {"RENEW", renewLua},
-			{"STAMP", barrierLua + stampLua}, {"INVALIDATE", barrierLua + invalidateLua},
+			{"ACQUIRE", acquireLua},
+			{"COMMIT", commitLua},
+			{"ABORT", abortLua},
+			{"RENEW", renewLua},
+			{"STAMP", barrierLua + stampLua},
+			{"INVALIDATE", barrierLua + invalidateLua},
 		} {
 			s := redis.NewScript(recordLua + v.lua)
 			if m.Args[1] == s.Hash() || strings.HasSuffix(m.Args[1], v.lua) {

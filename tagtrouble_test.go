@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -99,15 +100,13 @@ func TestHostileBarriers(t *testing.T) {
 	}
 }
 
-// refusing makes the server answer these verbs with an error; the function it returns ends that.
+// refusingVerbs makes the server answer these verbs with an error; the function it returns ends that.
 func refusingVerbs(w *lab.World, verbs ...string) func() {
 	w.Redis.Server().SetPreHook(func(c *server.Peer, cmd string, args ...string) bool {
 		name := verbOf(&lab.Message{Args: append([]string{cmd}, args...)})
-		for _, v := range verbs {
-			if name == v {
-				c.WriteError("ERR not now")
-				return true
-			}
+		if slices.Contains(verbs, name) {
+			c.WriteError("ERR not now")
+			return true
 		}
 		return false
 	})
