@@ -9,7 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/bellwether-go/cache/internal/lab"
@@ -86,13 +85,7 @@ func onMiniredis(t *testing.T, f func(*testing.T, *backend)) { onWorld(t, func(*
 
 // withoutScripts makes a server forbid them.
 func withoutScripts(w *lab.World) {
-	w.Redis.Server().SetPreHook(func(c *server.Peer, cmd string, _ ...string) bool {
-		if strings.HasPrefix(cmd, "EVAL") {
-			c.WriteError("NOPERM this user has no permissions to run the '" + strings.ToLower(cmd) + "' command")
-			return true
-		}
-		return false
-	})
+	refusing(w, "NOPERM this user has no permissions to run the 'eval' command", "EVAL", "EVALSHA")
 }
 
 func onWorld(t *testing.T, change func(*lab.World), f func(*testing.T, *backend)) {

@@ -386,7 +386,56 @@ func TestEventsInCluster(t *testing.T) {
 					t.Errorf("%d gaps", n)
 				}
 			}
+
+			// The channel goes to another node: the subscriptions go with it.
+			moveSlot(t, nodes, caches[0].core.redis.everybodyChannel())
+			for i := range 3 {
+				eventually(t, "a subscription where the channel is", func() bool {
+					key := fmt.Sprint("moved", i)
+					for _, c := range caches {
+						if v, err := c.GetOrLoad(background, key, constant("v")); v != "v" || err != nil {
+							t.Errorf("%q, %v", v, err)
+						}
+					}
+					if err := caches[0].Delete(background, key); err != nil {
+						return false
+					}
+					_, ok := caches[1].core.local.get(key)
+					return !ok && caches[1].core.redis.stream.wakes()
+				})
+			}
 		})
+	}
+}
+
+// moveSlot moves the slot of a key, which holds nothing, to another node.
+func moveSlot(t *testing.T, nodes []*realredis.Server, key string) {
+	t.Helper()
+	var ids []string
+	for _, s := range nodes {
+		id, err := s.Client(nil).Do(background, "CLUSTER", "MYID").Text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	slot, err := nodes[0].Client(nil).ClusterKeySlot(background, key).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := int(slot) * len(nodes) / 16384
+	to := (from + 1) % len(nodes)
+	for _, step := range []struct {
+		node int
+		args []any
+	}{
+		{to, []any{"IMPORTING", ids[from]}}, {from, []any{"MIGRATING", ids[to]}},
+		{to, []any{"NODE", ids[to]}}, {from, []any{"NODE", ids[to]}},
+	} {
+		args := append([]any{"CLUSTER", "SETSLOT", slot}, step.args...)
+		if err := nodes[step.node].Client(nil).Do(background, args...).Err(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

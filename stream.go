@@ -91,6 +91,8 @@ func (s *stream) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if s.listen(ctx) {
 			pause = again
+		} else if cluster, ok := s.r.client.(*redis.ClusterClient); ok {
+			cluster.ReloadState(ctx) // another node may have the channel
 		}
 		if s.up.Swap(false) {
 			s.lost.Store(true)

@@ -3,13 +3,10 @@ package cache
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/alicebob/miniredis/v2/server"
 
 	"github.com/bellwether-go/cache/internal/lab"
 )
@@ -100,19 +97,6 @@ func TestHostileBarriers(t *testing.T) {
 	}
 }
 
-// refusingVerbs makes the server answer these verbs with an error; the function it returns ends that.
-func refusingVerbs(w *lab.World, verbs ...string) func() {
-	w.Redis.Server().SetPreHook(func(c *server.Peer, cmd string, args ...string) bool {
-		name := verbOf(&lab.Message{Args: append([]string{cmd}, args...)})
-		if slices.Contains(verbs, name) {
-			c.WriteError("ERR not now")
-			return true
-		}
-		return false
-	})
-	return func() { w.Redis.Server().SetPreHook(nil) }
-}
-
 // Redis has cleared, and the message to the others cannot be published: only the message is repeated, and neither the
 // others nor the process itself load all the time.
 func TestClearUntold(t *testing.T) {
@@ -120,7 +104,7 @@ func TestClearUntold(t *testing.T) {
 		ps := fleet(t, w, Options{Tags: true}, "A", "B")
 		defer stopAll(ps)
 		a, b := ps["A"].cache, ps["B"].cache
-		accept := refusingVerbs(w, "PUBLISH")
+		accept := refusing(w, "ERR not now", "PUBLISH")
 		if err := a.Clear(background); err == nil {
 			t.Error("nobody was told, and there is no error")
 		}
@@ -148,7 +132,7 @@ func TestClearPending(t *testing.T) {
 	bubble(t, func(t *testing.T, w *lab.World) {
 		p := start(t, w, "A", Options{Tags: true}, nil)
 		defer p.stop()
-		defer refusingVerbs(w, "INVALIDATE")()
+		defer refusing(w, "ERR not now", "INVALIDATE")()
 		if err := p.cache.Clear(background); err == nil {
 			t.Error("no error")
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -16,17 +17,17 @@ import (
 	"github.com/bellwether-go/cache/internal/record"
 )
 
-// refusing makes the server answer some commands with an error.
-func refusing(w *lab.World, text string, commands ...string) {
-	w.Redis.Server().SetPreHook(func(c *server.Peer, cmd string, _ ...string) bool {
-		for _, refused := range commands {
-			if strings.EqualFold(cmd, refused) {
-				c.WriteError(text)
-				return true
-			}
+// refusing makes the server answer these commands and verbs with an error; the function it returns ends that.
+func refusing(w *lab.World, text string, commands ...string) (accept func()) {
+	w.Redis.Server().SetPreHook(func(c *server.Peer, cmd string, args ...string) bool {
+		verb := verbOf(&lab.Message{Args: append([]string{cmd}, args...)})
+		refused := slices.Contains(commands, cmd) || slices.Contains(commands, verb)
+		if refused {
+			c.WriteError(text)
 		}
-		return false
+		return refused
 	})
+	return func() { w.Redis.Server().SetPreHook(nil) }
 }
 
 // P3: whatever is wrong with Redis, callers get their value.

@@ -97,7 +97,7 @@ func TestDeletionRepeatedTwice(t *testing.T) {
 		ps := fleet(t, w, Options{LocalTTL: -1}, "A", "B")
 		defer stopAll(ps)
 		a, b := ps["A"], ps["B"]
-		accept := refusingVerbs(w, "UNLINK")
+		accept := refusing(w, "ERR not now", "UNLINK")
 		if a.cache.Delete(background, "k") == nil {
 			t.Fatal("no error")
 		}
@@ -109,7 +109,7 @@ func TestDeletionRepeatedTwice(t *testing.T) {
 		// The repetition is executed, and its reply on its way. B stores what will be old soon.
 		b.get(background, "k", loads(0, "old")).must(t, "old", nil, 0)
 		held := w.Held()[0]
-		accept = refusingVerbs(w, "UNLINK")
+		accept = refusing(w, "ERR not now", "UNLINK")
 		w.Hold(func(m *lab.Message) bool { return m == held })
 		if a.cache.Delete(background, "k") == nil {
 			t.Fatal("no error")
@@ -129,11 +129,11 @@ func TestDeletionRefusedForGood(t *testing.T) {
 	bubble(t, func(t *testing.T, w *lab.World) {
 		p := start(t, w, "A", Options{Tags: true, LocalTTL: -1}, nil)
 		defer p.stop()
-		refusingVerbs(w, "INVALIDATE", "UNLINK")
+		refusing(w, "ERR not now", "INVALIDATE", "UNLINK")
 		_ = p.cache.DeleteTags(background, "t")
 		_ = p.cache.Delete(background, "k")
 		_ = p.cache.DeleteTags(background, "u")
-		accept := refusingVerbs(w, "INVALIDATE")
+		accept := refusing(w, "ERR not now", "INVALIDATE")
 		time.Sleep(10 * time.Second)
 		if n := p.cache.Stats().DeletesPending; n != 2 {
 			t.Errorf("%d pending", n)
