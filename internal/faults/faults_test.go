@@ -156,7 +156,7 @@ func table(results []*result) string {
 		row("... "+k, kinds[k])
 	}
 	row("calls", s.calls)
-	row("changes of the origin, each with `Delete` or `Set`", s.updates)
+	row("changes of the origin, each with `Delete`, `DeleteTags` or `Set`", s.updates)
 	row("... that were not confirmed", s.unconfirmed)
 	row("loads", s.loads)
 	row("... while another process was loading the same version", s.duplicates)

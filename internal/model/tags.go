@@ -8,7 +8,9 @@ import (
 // Tags is the model of tags. A tag is a barrier: a time before which all that carries it is invalid. A load takes a
 // stamp from the clock of the barriers before the loader runs, and DeleteTags sets the barrier to that clock's time. An
 // entry is valid if its barrier exists and is smaller than its stamp; a barrier that is missing is made anew, with the
-// time.
+// time. (What the code keeps is the barrier of everything and those of the tags that were deleted, in one hash that gets
+// lost as a whole: the later one of both is the barrier here. Its memory does not know barriers, but forgets what carries a
+// tag when it hears of its deletion: it never has more than memory here.)
 //
 // There is one entry and one tag. Leases are left out: DeleteTags does not touch them, and without them every order of
 // loads and stores is possible that is possible with them, and more.
