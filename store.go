@@ -291,20 +291,36 @@ func (s *scriptStore) renew(
 }
 
 func (s *scriptStore) delete(ctx context.Context, keys []string) error {
-	var errs []error
+	var chunks [][]string
 	for rest := keys; len(rest) > 0; {
 		n, size := 0, 0
 		for n < len(rest) && n < deleteKeys && (n == 0 || size+len(rest[n]) <= deleteBytes) {
 			size += len(rest[n])
 			n++
 		}
-		err := s.deleteSome(ctx, rest[:n])
-		if errs = append(errs, err); silence(err) != nil { // and there would be none for the rest
-			break
-		}
+		chunks = append(chunks, rest[:n])
 		rest = rest[n:]
 	}
-	return errors.Join(errs...)
+	return inChunks(chunks, func(chunk []string) error { return s.deleteSome(ctx, chunk) })
+}
+
+// inChunks does something for one chunk after the other, until Redis does not answer. The error is an untoldError only if
+// all of it was done in Redis.
+func inChunks(chunks [][]string, do func([]string) error) (failed error) {
+	var untold error
+	for i, chunk := range chunks {
+		err := do(chunk)
+		var u untoldError
+		if !errors.As(err, &u) {
+			failed = cmp.Or(err, failed)
+		} else if untold = err; silence(err) != nil && i+1 < len(chunks) {
+			failed = &redisError{u.err}
+		}
+		if silence(err) != nil { // and there would be no answer for the rest
+			break
+		}
+	}
+	return cmp.Or(failed, untold)
 }
 
 // What is deleted in one round trip, within one budget and one message.

@@ -200,16 +200,13 @@ func (s *scriptStore) invalidate(ctx context.Context, name string, tags []string
 		return s.invalidateSome(ctx, name, nil, appendEvent(nil, clearEvent, s.r.key(name, "")), life)
 	}
 	tags = slices.DeleteFunc(slices.Clone(tags), func(t string) bool { return len(t) > longestTag }) // nothing carries them
-	for chunk := range slices.Chunk(tags, deleteKeys) {
+	return inChunks(slices.Collect(slices.Chunk(tags, deleteKeys)), func(chunk []string) error {
 		var events []byte
 		for _, t := range chunk {
 			events = appendEvent(events, tagEvent, s.r.key(name, t))
 		}
-		if err := s.invalidateSome(ctx, name, chunk, events, life); err != nil {
-			return err
-		}
-	}
-	return nil
+		return s.invalidateSome(ctx, name, chunk, events, life)
+	})
 }
 
 func (s *scriptStore) invalidateSome(ctx context.Context, name string, tags []string, events []byte, life time.Duration) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -169,4 +170,49 @@ func TestCloseWhileRepeating(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	})
+}
+
+// Of many keys, some are deleted and only the others not told, and some are not deleted: all of them are repeated.
+func TestDeletionInPart(t *testing.T) {
+	keys := manyKeys(2*deleteKeys+1, "k")
+	for name, refused := range map[string]string{"the first": keys[0], "one of the second thousand": keys[deleteKeys+1], "the last": keys[2*deleteKeys]} {
+		for _, tags := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", tags ", tags), func(t *testing.T) {
+				bubble(t, func(t *testing.T, w *lab.World) {
+					p := start(t, w, "A", Options{Tags: tags, LocalTTL: -1}, nil)
+					defer p.stop()
+					if v, err := p.cache.GetOrLoad(background, refused, func(ctx context.Context, _ string) (string, error) {
+						if tags {
+							LoadFrom(ctx).SetTags(refused)
+						}
+						return "old", nil
+					}); v != "old" || err != nil {
+						t.Fatal(v, err)
+					}
+					w.Redis.Server().SetPreHook(func(c *server.Peer, cmd string, args ...string) bool {
+						no := cmd == "PUBLISH" || cmd == "UNLINK" && strings.HasSuffix(args[0], ":"+refused) ||
+							strings.HasPrefix(cmd, "EVAL") && slices.Contains(args[3:], refused)
+						if no {
+							c.WriteError("ERR not now")
+						}
+						return no
+					})
+					invalidate := p.cache.Delete
+					if tags {
+						invalidate = p.cache.DeleteTags
+					}
+					if invalidate(background, keys...) == nil {
+						t.Error("no error")
+					}
+					wants(t, p.cache, refused, "v2")
+					w.Redis.Server().SetPreHook(nil)
+					time.Sleep(10 * time.Second)
+					wants(t, p.cache, refused, "v2")
+					if s := p.cache.Stats(); s.DeletesPending != 0 || s.DeletesRepeated != uint64(len(keys)) {
+						t.Errorf("%+v", s)
+					}
+				})
+			})
+		}
+	}
 }
