@@ -95,7 +95,9 @@ func (n *memNetwork) serve(p *player, request string, run func() string) string 
 	case verb == "invalidate":
 		tr.unlinked = tr.origin
 	case verb == "commit" && reply == "STORED":
-		tr.serves(p, raw)
+		if !n.outdated(raw) {
+			tr.serves(p, raw)
+		}
 		tr.stores(raw)
 	case n.outdated(raw):
 	case verb == "read", verb == "acquire" && strings.HasPrefix(reply, "HIT"):

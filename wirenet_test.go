@@ -168,7 +168,9 @@ func (n *wireNetwork) executed(p *player, m *lab.Message) {
 	case "COMMIT":
 		h, _, err := record.Open(raw)
 		if err == nil && n.script.owners[h.ID] == n.script.owner(m.Args[4]) {
-			tr.serves(p, raw)
+			if !n.outdated(raw) {
+				tr.serves(p, raw)
+			}
 			tr.stores(raw)
 		}
 	case "GETRANGE", "ACQUIRE":

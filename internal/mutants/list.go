@@ -64,7 +64,7 @@ var mutants = []mutant{
 	// Tags.
 	{"the tags of what is read are not looked at", "lock.go", "		if old {\n			return nil, errOutdated", "		if old && err != nil {\n			return nil, errOutdated", "tags, reads into memory"},
 	{"the tags of what was loaded are not looked at", "tags.go", "	if old || err != nil {\n		res.asOf = began\n	}\n	return !old", "	if err != nil {\n		res.asOf = began\n	}\n	return !old", "tags, callers"},
-	{"what was outdated meanwhile is kept", "tags.go", "	return !old && (err", "	return (err", ""},
+	{"what was outdated meanwhile is kept", "tags.go", "	return !old && (err", "	return (err", "tags, callers in memory"},
 	{"memory does not look at tags", "local.go", " || outdated(e.tags, e.tagged) {", " || outdated(nil, e.tagged) {", "tags, remembered"},
 	{"the tags of a call are as of its fill", "local.go", "	e.tags, e.tagged = l.barriers(tags), since.tags\n", "	e.tags, e.tagged = l.barriers(tags), since.tags\n	if l.tags != nil {\n		e.tagged = l.tags.clock.Load()\n	}\n", "tags, reads into memory"},
 	{"deletions of tags by others are not heard", "redis.go", "		r.each(name, func(c *core) { c.outdate(kind, []string{rest}) })\n", "", "tags, remembered"},
