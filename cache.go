@@ -115,9 +115,10 @@ func (c *Cache[V]) Get(ctx context.Context, key string) (V, bool) {
 // Set stores a value as if it had just been loaded, and invalidates what is stored or being loaded elsewhere, as Delete
 // does. If another Set or a Delete of the key overlaps, the order in which they take effect is not defined.
 //
-// It blocks for three commands, not longer than ctx; when ctx ends it returns ctx.Err() and goes on in the
-// background. Its errors are those of the Codec and of Redis, ErrClosed, and one if the value or the key is too
-// large; the value is not stored then. After one of Redis, what was there before is deleted, as by Delete.
+// It blocks for three commands, with Options.Tags four, not longer than ctx; when ctx ends it returns ctx.Err() and goes on
+// in the background. Its errors are those of the Codec, ErrClosed, one if the value, the key or the tags are too large, one
+// if Redis has an entry of a newer version or another type: the value is not stored then; and those of Redis: then it may
+// be stored, and whatever is there is deleted, as by Delete.
 func (c *Cache[V]) Set(ctx context.Context, key string, value V, opts ...CallOption) error {
 	return c.core.set(ctx, key, value, newCallOptions(opts))
 }
@@ -128,11 +129,12 @@ func (c *Cache[V]) Set(ctx context.Context, key string, value V, opts ...CallOpt
 // the change of the origin is committed, not before.
 //
 // It is carried out even if ctx has ended: then, and when ctx ends, it returns ctx.Err() and goes on in the background. It
-// blocks for one or two round trips for each 1,000 keys, each at most ten times RedisOptions.Timeout.
+// blocks for one or two round trips for each 1,000 keys, each at most ten times RedisOptions.Timeout, and for the message
+// of others that is under way.
 //
 // Nil means that Redis has deleted the keys and that the other processes have been told. On an error of Redis the keys are
 // deleted here, and perhaps there, and the deletion is repeated, in order with others, until Redis confirms it or the
-// cache is closed; until then this process does not read these keys from Redis. A cache keeps at most 10,000 of them:
+// cache is closed; until then this cache does not believe what Redis has under these keys. A cache keeps at most 10,000 of them:
 // beyond that the error says that this one will not be repeated. Stats counts them.
 func (c *Cache[V]) Delete(ctx context.Context, keys ...string) error {
 	return c.core.ask(ctx, keyEvent, keys)
@@ -155,7 +157,7 @@ func (c *Cache[V]) DeleteTags(ctx context.Context, tags ...string) error {
 	return c.core.ask(ctx, tagEvent, tags)
 }
 
-// Clear invalidates all values of the cache's name and Prefix, in all processes, with one command. Otherwise it is like
+// Clear invalidates all values of the cache's name and Prefix that have Tags, in all processes, with one command. Otherwise it is like
 // DeleteTags. What was invalidated stays in Redis until its TTL is over or it is replaced.
 func (c *Cache[V]) Clear(ctx context.Context) error {
 	if !c.core.opts.Tags {
@@ -414,7 +416,11 @@ func (c *core) replace(ctx context.Context, f *flight, res *result, payload []by
 		c.redis.disown(ctx, f.full, a.owner)
 		return &redisError{err}
 	}
-	if got.outcome != won {
+	switch got.outcome {
+	case won:
+	case busy: // others were faster each time
+		return &redisError{errReply}
+	default:
 		return errOther
 	}
 	res.ended = time.Now()
@@ -432,7 +438,7 @@ func (c *core) replace(ctx context.Context, f *flight, res *result, payload []by
 		return &redisError{err}
 	}
 	if outcome == refused {
-		return errors.New("cache: redis refused the value")
+		return &redisError{errRefused}
 	}
 	if outcome == stored && ours && again.same(epoch{era: began.era, gaps: began.gaps, key: began.key + 1}) {
 		again.tags = began.tags

@@ -39,29 +39,39 @@ func (c *core) deaf() {
 // ask invalidates keys, tags or everything for a caller.
 func (c *core) ask(ctx context.Context, kind byte, names []string) error {
 	return c.detached(ctx, func(ctx context.Context) error {
-		err := c.invalidateNow(ctx, kind, names)
+		c.dropHere(kind, names)
+		if c.redis == nil {
+			return nil
+		}
+		err := c.invalidateThere(ctx, kind, names)
+		c.dropHere(kind, names)
+		c.wakeHere(kind, names)
 		if err != nil {
 			err = c.undone.add(kind, names, err)
+			c.dropHere(kind, names) // what was read before undone knew
 		}
 		return err
 	})
 }
 
-func (c *core) invalidateNow(ctx context.Context, kind byte, names []string) error {
-	if kind == keyEvent {
-		return c.deleteNow(ctx, names)
+// invalidateThere invalidates in Redis, and tells the other processes.
+func (c *core) invalidateThere(ctx context.Context, kind byte, names []string) error {
+	switch kind {
+	case clearEvent:
+		return c.store.invalidate(ctx, c.name, nil, c.tagLife(0))
+	case tagEvent:
+		return c.store.invalidate(ctx, c.name, names, c.tagLife(0))
 	}
-	c.outdateHere(kind, names)
-	if c.redis == nil {
+	var full []string
+	for _, k := range names {
+		if len(k) <= MaxKeyBytes {
+			full = append(full, c.redis.key(c.name, k))
+		}
+	}
+	if len(full) == 0 {
 		return nil
 	}
-	tags := names
-	if kind == clearEvent {
-		tags = nil
-	}
-	err := c.store.invalidate(ctx, c.name, tags, c.tagLife(0))
-	c.outdateHere(kind, names)
-	return err
+	return c.store.delete(ctx, full)
 }
 
 // tell tells the other processes only.
@@ -76,44 +86,38 @@ func (c *core) tell(ctx context.Context, kind byte, names []string) error {
 	return nil
 }
 
-func (c *core) deleteNow(ctx context.Context, keys []string) error {
-	var full []string
-	for _, k := range keys {
-		c.invalidateHere(k)
-		if c.redis != nil && len(k) <= MaxKeyBytes {
-			full = append(full, c.redis.key(c.name, k))
+// drop invalidates in this cache.
+func (c *core) drop(kind byte, names []string) {
+	switch kind {
+	case clearEvent:
+		c.invalidateAll()
+	case tagEvent:
+		c.local.dropTags(names)
+	case keyEvent:
+		for _, k := range names {
+			c.invalidate(k)
 		}
 	}
-	if len(full) == 0 {
-		return nil
-	}
-	err := c.store.delete(ctx, full)
-	for _, k := range keys {
-		c.invalidateHere(k)
-	}
-	for _, k := range full {
-		c.redis.waiters.lookAgain(k)
-	}
-	return err
 }
 
-// outdate invalidates what carries one of these tags, or everything, in this cache.
-func (c *core) outdate(kind byte, tags []string) {
-	if kind == clearEvent {
-		c.invalidateAll()
-	} else {
-		c.local.dropTags(tags)
-	}
-}
-
-// outdateHere is outdate in all caches of this process that share the name.
-func (c *core) outdateHere(kind byte, tags []string) {
-	c.outdate(kind, tags)
+// dropHere is drop in all caches of this process that share the name: messages tell only the other processes.
+func (c *core) dropHere(kind byte, names []string) {
+	c.drop(kind, names)
 	if c.redis != nil {
 		c.redis.each(c.name, func(other *core) {
 			if other != c {
-				other.outdate(kind, tags)
+				other.drop(kind, names)
 			}
 		})
+	}
+}
+
+// wakeHere makes those who wait for deleted keys look again.
+func (c *core) wakeHere(kind byte, names []string) {
+	if kind != keyEvent {
+		return
+	}
+	for _, k := range names {
+		c.redis.waiters.lookAgain(c.redis.key(c.name, k))
 	}
 }

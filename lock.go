@@ -133,6 +133,10 @@ func (c *core) shared(f *flight) *result {
 		}); res != nil {
 			return res
 		}
+		if c.undone.has(f.key) {
+			f.leave()
+			return c.loadAlone(f, errUndone)
+		}
 		since, asOf := c.local.epoch(f.key), c.ticks.Add(1)
 		got, failed := c.store.acquire(f.ctx, a)
 		if failed == nil && got.outcome == hit {
@@ -140,6 +144,10 @@ func (c *core) shared(f *flight) *result {
 			if res, err = c.use(f, raw, since, asOf, true, nil); res != nil {
 				c.stats.redisHits.Add(1)
 				return res
+			}
+			if errors.Is(err, errUndone) {
+				f.leave()
+				return c.loadAlone(f, err)
 			}
 			if errors.Is(err, errOutdated) && time.Now().Before(patience) {
 				f.leave()
@@ -219,12 +227,15 @@ func (c *core) look(f *flight) (*result, []byte, error) {
 
 // use makes a result of a record that is fresh, and fills L1 with it; judged means that the server has said so by its own
 // clock. The error tells records that are of no use to us, errUnreadable and errOther, from those that are stubs, past
-// their time, or not there; and errOutdated.
+// their time, or not there; and errOutdated and errUndone.
 func (c *core) use(
 	f *flight, raw []byte, since epoch, asOf uint64, judged bool, known *barriers,
 ) (*result, error) {
-	if len(raw) == 0 {
+	switch {
+	case len(raw) == 0:
 		return nil, nil
+	case c.undone.has(f.key):
+		return nil, errUndone
 	}
 	h, payload, err := c.coder.header(f.full, raw)
 	if err != nil {

@@ -71,8 +71,8 @@ type Options struct {
 	// other's entries alone, like those of another type; raise Version to replace them. Default: none.
 	Secrets []Secret
 
-	// Tags makes WithTags, SetTags, DeleteTags and Clear work. A load then takes one command of Redis more, and so does a
-	// hit from Redis, for what was invalidated is looked up along with the value. Processes with and without it leave
+	// Tags makes WithTags, SetTags, DeleteTags and Clear work. A load then takes two commands of Redis more, and a hit from
+	// Redis one, in the same round trip, for what was invalidated is looked up along with the value. Processes with and without it leave
 	// each other's entries alone, like those of another type; raise Version to replace them. Default: off.
 	Tags bool
 

@@ -244,12 +244,9 @@ func (r *Redis) hear(kind byte, text string) {
 	if !ok || name == "" {
 		return
 	}
-	switch kind {
-	case keyEvent:
-		r.each(name, func(c *core) { c.invalidate(rest) })
+	r.each(name, func(c *core) { c.drop(kind, []string{rest}) })
+	if kind == keyEvent {
 		r.waiters.lookAgain(text)
-	case tagEvent, clearEvent:
-		r.each(name, func(c *core) { c.outdate(kind, []string{rest}) })
 	}
 }
 

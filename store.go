@@ -242,6 +242,8 @@ func parseAcquired(reply []any) (got acquired, err error) {
 // latest is the largest time and fence that are believed: in a record they have 16 digits, and a TTL is added.
 const latest = 6e15
 
+var errRefused = errors.New("refused the value")
+
 var errReply = errors.New("cache: unexpected reply from Redis")
 
 func (s *scriptStore) commit(ctx context.Context, c commitArgs) (committed, error) {

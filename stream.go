@@ -26,9 +26,10 @@ type stream struct {
 	answered chan struct{} // one token: Redis answers again
 	stop     context.CancelFunc
 	done     chan struct{}
-	heard    heard        // used by the goroutine that handles messages
-	last     atomic.Int64 // when a message for everybody came, on r.clock.local
-	asked    atomic.Int64 // when one of ours was sent that was published and has not come, on r.clock.local
+	heard    heard         // used by the goroutine that handles messages
+	last     atomic.Int64  // when a message for everybody came, on r.clock.local
+	tried    time.Duration // when a heartbeat was sent; used by the goroutine that handles messages
+	asked    atomic.Int64  // when one of ours was sent that was published and has not come, on r.clock.local
 
 	mu  sync.Mutex
 	sub *redis.PubSub // guarded by mu
@@ -158,7 +159,7 @@ func (s *stream) listen(ctx context.Context) (stood bool) {
 		}
 		wait := quiet
 		if left := time.Duration(s.last.Load()) + patience - s.now(); left > 0 && left < quiet {
-			wait = left
+			wait = max(left, again) // go-redis loses a message of which it has read a part by then
 		}
 		msg, err := sub.ReceiveTimeout(ctx, wait)
 		if err != nil {
@@ -214,6 +215,7 @@ func (s *stream) hears() { s.last.Store(int64(s.now())) }
 func (s *stream) asks(sent time.Duration, err error) error {
 	switch {
 	case redis.HasErrorPrefix(err, "NOPERM"):
+		s.hears()
 		return nil
 	case err == nil:
 		if asked := s.asked.Load(); asked <= s.last.Load() {
@@ -233,10 +235,11 @@ func (s *stream) beat(patience time.Duration) bool {
 	switch {
 	case asked > last && now-asked >= silences*quiet:
 		return false
-	case asked <= last && now-last >= patience, s.r.events.restless():
+	case asked <= last && now-max(last, s.tried) >= patience, s.r.events.restless() && now-s.tried >= quiet:
 	default:
 		return true
 	}
+	s.tried = now
 	if !s.r.begin() {
 		return true
 	}

@@ -144,7 +144,7 @@ func (u *undone) repeat() {
 	}
 }
 
-// try repeats all there is, once. What Redis refuses is put behind the rest. If it returns nil, nothing is left, and
+// try repeats all there is, once. What fails is put behind the rest, unless there is one server, and it is silent. If it returns nil, nothing is left, and
 // repeat is over.
 func (u *undone) try(enough func() bool) (err error) {
 	u.mu.Lock()
@@ -157,7 +157,11 @@ func (u *undone) try(enough func() bool) (err error) {
 		if todos[0].done {
 			failed = u.c.tell(context.Background(), kind, names)
 		} else {
-			failed = u.c.invalidateNow(context.Background(), kind, names)
+			failed = u.c.invalidateThere(context.Background(), kind, names)
+			if failed == nil { // this process does not hear of it; a cache of the same name has gone on reading
+				u.c.dropHere(kind, names)
+				u.c.wakeHere(kind, names)
+			}
 		}
 		u.tried(kind, names, todos, failed)
 		if failed != nil {
@@ -212,8 +216,8 @@ func (u *undone) tried(kind byte, names []string, todos []todo, err error) {
 		}
 		rest = append(rest, d)
 	}
-	if silence(err) != nil {
-		return // in the same order
+	if silence(err) != nil && u.c.redis.oneServer {
+		return // nothing is answered: the order stays
 	}
 	u.queue = append(u.queue[len(names):], rest...)
 	u.n.Store(int64(len(u.queue)))
@@ -225,7 +229,7 @@ func (u *undone) close() error {
 		return nil
 	}
 	err := errCutOff
-	if !u.c.redis.cutOff() {
+	if !u.c.redis.cutOff() || u.c.redis.learnTime(context.Background()) == nil {
 		until := time.Now().Add(patient * u.c.redis.timeout)
 		if err = u.try(func() bool { return !time.Now().Before(until) }); err == nil {
 			return nil
