@@ -429,8 +429,10 @@ func moveSlot(t *testing.T, nodes []*realredis.Server, key string) {
 		node int
 		args []any
 	}{
-		{to, []any{"IMPORTING", ids[from]}}, {from, []any{"MIGRATING", ids[to]}},
-		{to, []any{"NODE", ids[to]}}, {from, []any{"NODE", ids[to]}},
+		{to, []any{"IMPORTING", ids[from]}},
+		{from, []any{"MIGRATING", ids[to]}},
+		{to, []any{"NODE", ids[to]}},
+		{from, []any{"NODE", ids[to]}},
 	} {
 		args := append([]any{"CLUSTER", "SETSLOT", slot}, step.args...)
 		if err := nodes[step.node].Client(nil).Do(background, args...).Err(); err != nil {
