@@ -204,7 +204,7 @@ func (f *fleet) run(ctx context.Context, addr string) (m measured, err error) {
 func (f *fleet) awaitSubscriptions(ctx context.Context) {
 	_ = within(ctx, 5*time.Second, func(ctx context.Context) error {
 		for {
-			channels, err := f.client.PubSubChannels(ctx, f.prefix+":*").Result()
+			channels, err := f.client.PubSubChannels(ctx, "{"+f.prefix+"}:*").Result()
 			if err != nil || len(channels) > f.cfg.Processes {
 				return err
 			}
