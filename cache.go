@@ -250,7 +250,7 @@ func (c *core) run(f *flight) *result {
 	if c.redis == nil { // otherwise: another process's deletion of such a key is not noticed
 		began := res.asOf
 		if res.asOf = 0; len(res.tags) > 0 { // of their deletion the flight was not told
-			if res.asOf = c.ticks.Add(1); outdated(c.local.barriers(res.tags), since.tags) {
+			if res.asOf = c.ticks.Add(1); c.local.tagged(res.tags, since).outdated() {
 				res.asOf = began
 			}
 		}

@@ -38,8 +38,7 @@ type localEntry struct {
 	era      uint64 // of its epoch: an entry of an earlier era is not served, whether or not dropAll found it
 	weight   uint32
 	negative bool
-	tags     []*atomic.Uint64 // their barriers
-	tagged   uint64           // on the clock of tags, before it was read or loaded
+	tags     *tagged
 }
 
 // epoch counts the invalidations of a key, those of everything, and the times after which some may have been missed; and
@@ -97,32 +96,45 @@ func (l *local) get(key string) (*localEntry, bool) {
 		return nil, false
 	}
 	e, ok := l.entries.GetIfPresent(key)
-	if !ok || e.era != l.era.Load() || l.now() >= e.until || outdated(e.tags, e.tagged) {
+	if !ok || e.era != l.era.Load() || l.now() >= e.until || e.tags.outdated() {
 		return nil, false
 	}
 	return e, true
 }
 
-// outdated reports whether one of these barriers is later than that time.
-func outdated(tags []*atomic.Uint64, tagged uint64) bool {
-	for _, t := range tags {
-		if t.Load() > tagged {
+// tagged is what an entry with tags was read or loaded under: where their barriers are, and the time before that.
+type tagged struct {
+	barriers []*atomic.Uint64
+	at       uint64
+}
+
+// tagged returns nil if there are no tags, so that entries without any cost nothing.
+func (l *local) tagged(tags []string, since epoch) *tagged {
+	if len(tags) == 0 {
+		return nil
+	}
+	t := &tagged{make([]*atomic.Uint64, len(tags)), since.tags}
+	for i, tag := range tags {
+		t.barriers[i] = l.barrier(tag)
+	}
+	return t
+}
+
+func (l *local) barrier(tag string) *atomic.Uint64 {
+	return &l.tags.times[maphash.String(l.seed, tag)%uint64(len(l.tags.times))]
+}
+
+// outdated reports whether one of the tags was deleted since.
+func (t *tagged) outdated() bool {
+	if t == nil {
+		return false
+	}
+	for _, b := range t.barriers {
+		if b.Load() > t.at {
 			return true
 		}
 	}
 	return false
-}
-
-// barriers returns where the barriers of tags are.
-func (l *local) barriers(tags []string) []*atomic.Uint64 {
-	if len(tags) == 0 {
-		return nil
-	}
-	all := make([]*atomic.Uint64, len(tags))
-	for i, t := range tags {
-		all[i] = &l.tags.times[maphash.String(l.seed, t)%uint64(len(l.tags.times))]
-	}
-	return all
 }
 
 // dropTags invalidates what carries one of these tags and was read or loaded before.
@@ -131,10 +143,10 @@ func (l *local) dropTags(tags []string) {
 		return
 	}
 	now := l.tags.clock.Add(1)
-	for _, t := range l.barriers(tags) {
-		for {
-			was := t.Load()
-			if was >= now || t.CompareAndSwap(was, now) {
+	for _, t := range tags {
+		for b := l.barrier(t); ; {
+			was := b.Load()
+			if was >= now || b.CompareAndSwap(was, now) {
 				break
 			}
 		}
@@ -161,7 +173,7 @@ func (l *local) fill(key string, since epoch, value any, negative bool, tags []s
 		return
 	}
 	e := &localEntry{value: value, negative: negative, until: l.now() + int64(d), era: since.era}
-	e.tags, e.tagged = l.barriers(tags), since.tags
+	e.tags = l.tagged(tags, since)
 	if l.weigh != nil {
 		if e.weight = l.weigh(key, encoded); e.weight == math.MaxUint32 {
 			return

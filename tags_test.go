@@ -16,8 +16,8 @@ import (
 	"github.com/bellwether-go/cache/internal/record"
 )
 
-// tagged is a loader that returns v and sets tags.
-func tagged(v string, tags ...string) Loader[string] {
+// taggedLoader is a loader that returns v and sets tags.
+func taggedLoader(v string, tags ...string) Loader[string] {
 	return func(ctx context.Context, _ string) (string, error) {
 		LoadFrom(ctx).SetTags(tags...)
 		return v, nil
@@ -56,7 +56,7 @@ func tags(t *testing.T, b *backend) {
 			for key, set := range map[string]struct{ call, loader []string }{
 				"ab": {[]string{"a"}, []string{"b"}}, "b": {[]string{"b"}, nil}, "c": {nil, []string{"c", "c", ""}}, "none": {},
 			} {
-				if v, err := c.GetOrLoad(background, key, tagged("v1", set.loader...), WithTags(set.call...)); v != "v1" || err != nil {
+				if v, err := c.GetOrLoad(background, key, taggedLoader("v1", set.loader...), WithTags(set.call...)); v != "v1" || err != nil {
 					t.Fatalf("%s: %q, %v", key, v, err)
 				}
 			}
@@ -195,7 +195,7 @@ func tagMistakes(t *testing.T, b *backend) {
 	on, off := cacheOf[string](b, "A", "on", Options{Tags: true}), cacheOf[string](b, "A", "off", Options{})
 	for name, err := range map[string]error{
 		"WithTags":   second(off.GetOrLoad(background, "k", constant("v"), WithTags("t"))),
-		"SetTags":    second(off.GetOrLoad(background, "k", tagged("v", "t"))),
+		"SetTags":    second(off.GetOrLoad(background, "k", taggedLoader("v", "t"))),
 		"Set":        off.Set(background, "k", "v", WithTags("t")),
 		"DeleteTags": off.DeleteTags(background, "t"),
 		"Clear":      off.Clear(background),
@@ -222,7 +222,7 @@ func tagMistakes(t *testing.T, b *backend) {
 		if c.kept {
 			want = "v1"
 		}
-		if v, err := on.GetOrLoad(background, key, tagged("v1", c.tags...)); v != "v1" || err != nil {
+		if v, err := on.GetOrLoad(background, key, taggedLoader("v1", c.tags...)); v != "v1" || err != nil {
 			t.Errorf("%s: %q, %v", name, v, err)
 		}
 		wants(t, on, key, want)
@@ -253,7 +253,7 @@ func TestLostBarriers(t *testing.T) {
 				ps := fleet(t, w, Options{Tags: true, LocalTTL: -1}, "A", "B")
 				defer stopAll(ps)
 				a, b := ps["A"].cache, ps["B"].cache
-				if _, err := a.GetOrLoad(background, "k", tagged("v1", "t")); err != nil {
+				if _, err := a.GetOrLoad(background, "k", taggedLoader("v1", "t")); err != nil {
 					t.Fatal(err)
 				}
 				deleteTags(t, b, "t")
@@ -285,7 +285,7 @@ func TestManyTags(t *testing.T) {
 		p := start(t, w, "A", Options{Tags: true, LocalTTL: -1}, nil)
 		defer p.stop()
 		load := func(key, tag string) {
-			if _, err := p.cache.GetOrLoad(background, key, tagged("v1", tag)); err != nil {
+			if _, err := p.cache.GetOrLoad(background, key, taggedLoader("v1", tag)); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Millisecond)
@@ -347,11 +347,11 @@ func TestLostBarriersAndClock(t *testing.T) {
 	bubble(t, func(t *testing.T, w *lab.World) {
 		p := start(t, w, "A", Options{Tags: true, LocalTTL: -1}, nil)
 		defer p.stop()
-		if _, err := p.cache.GetOrLoad(background, "other", tagged("v1", "t")); err != nil {
+		if _, err := p.cache.GetOrLoad(background, "other", taggedLoader("v1", "t")); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Minute) // until times are those of the clock
-		if _, err := p.cache.GetOrLoad(background, "k", tagged("v1", "t"), WithTTL(time.Hour)); err != nil {
+		if _, err := p.cache.GetOrLoad(background, "k", taggedLoader("v1", "t"), WithTTL(time.Hour)); err != nil {
 			t.Fatal(err)
 		}
 		deleteTags(t, p.cache, "t")
@@ -415,7 +415,7 @@ func TestTagDeletionRepeated(t *testing.T) {
 		defer stopAll(ps)
 		a, b := ps["A"].cache, ps["B"].cache
 		for _, key := range []string{"k", "other"} {
-			if _, err := b.GetOrLoad(background, key, tagged("v1", key)); err != nil {
+			if _, err := b.GetOrLoad(background, key, taggedLoader("v1", key)); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -19,7 +19,7 @@ func TestRememberedWhenTagIsDeleted(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if _, err := c.GetOrLoad(background, "k", tagged("old", "t")); err != nil {
+		if _, err := c.GetOrLoad(background, "k", taggedLoader("old", "t")); err != nil {
 			t.Fatal(err)
 		}
 		gate := make(chan struct{})
@@ -39,7 +39,7 @@ func TestRememberedWhenTagIsDeleted(t *testing.T) {
 		deleteTags(t, c, "t")
 		done := make(chan string, 1)
 		go func() {
-			v, _ := c.GetOrLoad(background, "k", tagged("new", "t"))
+			v, _ := c.GetOrLoad(background, "k", taggedLoader("new", "t"))
 			done <- v
 		}()
 		synctest.Wait()
@@ -76,7 +76,7 @@ func TestHostileBarriers(t *testing.T) {
 					defer p.stop()
 					load := func() {
 						t.Helper()
-						if v, err := p.cache.GetOrLoad(background, "k", tagged("v", "t")); v != "v" || err != nil {
+						if v, err := p.cache.GetOrLoad(background, "k", taggedLoader("v", "t")); v != "v" || err != nil {
 							t.Error(v, err)
 						}
 					}
