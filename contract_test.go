@@ -49,12 +49,14 @@ func TestContract(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Run("memory", func(t *testing.T) { onMemory(t, c.test) })
 			t.Run("miniredis", func(t *testing.T) { onMiniredis(t, c.test) })
-			t.Run("miniredis, tags", func(t *testing.T) {
-				onMiniredis(t, func(t *testing.T, b *backend) {
-					b.tags = true
-					c.test(t, b)
+			if c.name != "mistakes with tags" { // for which some caches have none
+				t.Run("miniredis, tags", func(t *testing.T) {
+					onMiniredis(t, func(t *testing.T, b *backend) {
+						b.tags = true
+						c.test(t, b)
+					})
 				})
-			})
+			}
 			if strings.Contains(c.name, "tags") {
 				t.Run("miniredis without scripts", func(t *testing.T) { onWorld(t, withoutScripts, c.test) })
 			}

@@ -189,9 +189,6 @@ func tagsInMidLoad(t *testing.T, b *backend) {
 
 // tagMistakes: what cannot be kept is returned, and tags without Options.Tags are an error.
 func tagMistakes(t *testing.T, b *backend) {
-	if b.tags {
-		t.Skip("all caches have tags here")
-	}
 	on, off := cacheOf[string](b, "A", "on", Options{Tags: true}), cacheOf[string](b, "A", "off", Options{})
 	for name, err := range map[string]error{
 		"WithTags":   second(off.GetOrLoad(background, "k", constant("v"), WithTags("t"))),
