@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -109,13 +110,13 @@ func everyVerb(t *testing.T, key string, caches []*Cache[string]) {
 	stub := at("stub")
 	if got, err := a.store.acquire(background, stub); err == nil {
 		_, _ = a.store.renew(background, stub.key, stub.owner, got.fence, stub.lease, 2*stub.life)
-		_, _ = a.store.abort(background, stub.key, stub.owner, got.fence)
+		_, _ = a.store.abort(background, stub.key, stub.owner, got.fence, 0)
 	}
 	refresh := at("")
 	if raw, err := a.store.read(background, refresh.key, a.coder.maxRecord()); err == nil && len(raw) > 0 {
 		refresh.seen = entryID(t, string(raw))
 		if got, err := a.store.acquire(background, refresh); err == nil {
-			_, _ = a.store.abort(background, refresh.key, refresh.owner, got.fence)
+			_, _ = a.store.abort(background, refresh.key, refresh.owner, got.fence, time.Millisecond)
 		}
 	}
 	tags, err := New[string]("tags", Options{Redis: a.redis, Tags: true, LocalTTL: -1})

@@ -159,7 +159,7 @@ func cacheOf[V any](b *backend, process, name string, o Options) *Cache[V] {
 	}
 	o.Redis = b.redisOf(process)
 	o.Tags = o.Tags || b.tags
-	c, err := New[V](name, o)
+	c, err := New[V](name, exact(o))
 	if err != nil {
 		b.t.Fatal(err)
 	}

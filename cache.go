@@ -23,9 +23,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/bellwether-go/cache/internal/record"
 )
 
 // Cache is a read-through cache of values of type V. It is safe for concurrent use; the zero value is not usable.
@@ -37,19 +41,23 @@ type Cache[V any] struct {
 
 // core is a Cache without its type: the tiers and what a call does in them.
 type core struct {
-	name    string
-	opts    Options
-	redis   *Redis // nil: memory only
-	store   store
-	coder   *coder
-	local   *local
-	flights *flights
-	undone  undone
-	ticks   atomic.Uint64 // a clock that tells which calls began before something
-	stats   stats
-	closing chan struct{}
-	close   sync.Once
-	lost    error // what Close returns
+	name       string
+	opts       Options
+	redis      *Redis // nil: memory only
+	store      store
+	coder      *coder
+	local      *local
+	flights    *flights
+	undone     undone
+	ticks      atomic.Uint64 // a clock that tells which calls began before something
+	failures   failures
+	refreshing atomic.Int32         // background loads under way
+	draws      uint64               // makes this process's draws differ from those of others
+	chance     func(uint64) float64 // what to make of random bits
+	stats      stats
+	closing    chan struct{}
+	close      sync.Once
+	lost       error // what Close returns
 }
 
 // New makes a cache. The name begins its keys in Redis: processes share entries if name, Options.Version and V are the
@@ -62,7 +70,7 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 	c := &core{
 		name: name, opts: full, redis: full.Redis,
 		coder: newCoder[V](&full), local: newLocal(&full), flights: newFlights(),
-		closing: make(chan struct{}),
+		draws: rand.Uint64(), chance: chance, closing: make(chan struct{}),
 	}
 	c.undone.c = c
 	if c.redis != nil {
@@ -104,12 +112,25 @@ func (c *Cache[V]) getOrLoad(ctx context.Context, key string, loader Loader[V], 
 	return v, err
 }
 
-// Get returns the value of key if it is cached, in memory or in Redis. It never loads and never waits for a load. It
+// Get returns the value of key if it is cached, in memory or in Redis, and fresh or allowed to be stale. It never loads,
+// not in the background either, and never waits for a load. It
 // blocks for one command, at most RedisOptions.Timeout and not longer than ctx. Whatever goes wrong is a miss.
 func (c *Cache[V]) Get(ctx context.Context, key string) (V, bool) {
-	value, ok := c.core.peek(ctx, key)
+	if e, ok := c.core.local.get(key); ok {
+		c.core.stats.localHits.Add(1)
+		v, _ := e.value.(V)
+		return v, !e.negative
+	}
+	value, err := c.core.onlyCached(ctx, key, callOptions{})
 	v, _ := value.(V)
-	return v, ok
+	return v, err == nil
+}
+
+// Refresh loads the value of key anew, whatever is cached, and stores it. It returns what a load has brought that began
+// after the call, here or in another process; calls of Refresh that overlap share one. Meanwhile, and if the load fails,
+// others are served what there was. It blocks and fails like GetOrLoad, and does not mind Options.Backoff.
+func (c *Cache[V]) Refresh(ctx context.Context, key string, loader Loader[V], opts ...CallOption) (V, error) {
+	return c.getOrLoad(ctx, key, loader, append(slices.Clip(opts), func(co *callOptions) { co.forced = true }))
 }
 
 // Set stores a value as if it had just been loaded, and invalidates what is stored or being loaded elsewhere, as Delete
@@ -179,186 +200,6 @@ func (c *Cache[V]) Stats() Stats {
 	return s
 }
 
-// fly is a call that found nothing in memory.
-func (c *core) fly(
-	ctx context.Context, key string, co callOptions, load func(context.Context, string) (any, error),
-) (any, error) {
-	began := c.ticks.Load()
-	if c.waitsForItself(ctx, key) {
-		return nil, errOwnKey
-	}
-	if len(co.tags) > 0 && !c.opts.Tags {
-		return nil, errTagsOff
-	}
-	for {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		f, err := c.flights.join(key, func() *flight {
-			f := &flight{of: c, key: key, load: load, ttl: co.ttl, tags: co.tags, landed: make(chan struct{})}
-			f.parent, _ = ctx.Value(loadedBy{}).(*flight)
-			if c.redis != nil {
-				f.full = c.redis.key(c.name, key)
-			}
-			f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-			return f
-		}, c.run)
-		if err != nil {
-			return nil, err
-		}
-		select {
-		case <-f.landed:
-		case <-ctx.Done():
-			select { // a result that is there goes first
-			case <-f.landed:
-			default:
-				c.flights.leave(f, c.opts.CancelAbandoned)
-				return nil, ctx.Err()
-			}
-		case <-c.closing:
-			return nil, ErrClosed
-		}
-		res := f.res
-		switch {
-		case res.asOf != 0 && began >= res.asOf:
-			// The value may be older than a deletion that this call comes after.
-			c.stats.rounds.Add(1)
-		case res.negative && res.err == nil:
-			return nil, ErrNotFound
-		default:
-			return res.value, res.err
-		}
-	}
-}
-
-// run is a flight.
-func (c *core) run(f *flight) *result {
-	if res := c.remembered(f); res != nil { // the flight before this one has just landed
-		return res
-	}
-	if c.redis != nil && len(f.key) <= MaxKeyBytes {
-		return c.shared(f)
-	}
-	if res := c.flights.enter(f, func() *result { return c.remembered(f) }); res != nil {
-		return res
-	}
-	since := c.local.epoch(f.key)
-	res := c.load(f, nil)
-	if res.err != nil && !res.negative {
-		return res
-	}
-	if c.redis == nil { // otherwise: another process's deletion of such a key is not noticed
-		began := res.asOf
-		if res.asOf = 0; len(res.tags) > 0 { // of their deletion the flight was not told
-			if res.asOf = c.ticks.Add(1); c.local.tagged(res.tags, since).outdated() {
-				res.asOf = began
-			}
-		}
-	}
-	c.fill(f, since, res, -1, c.ttl(f, res))
-	return res
-}
-
-// remembered makes a result of what is in memory.
-func (c *core) remembered(f *flight) *result {
-	asOf := c.ticks.Add(1)
-	e, ok := c.local.get(f.key)
-	if !ok {
-		return nil
-	}
-	c.stats.localHits.Add(1)
-	return &result{value: e.value, negative: e.negative, asOf: asOf}
-}
-
-// ttl is how long a loaded result is fresh; negative: it is not to be stored.
-func (c *core) ttl(f *flight, res *result) time.Duration {
-	switch {
-	case res.negative:
-		return c.opts.NegativeTTL
-	case f.ttl != 0:
-		return f.ttl
-	}
-	return c.opts.TTL
-}
-
-// fill stores a loaded result in memory. encoded is its size, -1 if it is not known.
-func (c *core) fill(f *flight, since epoch, res *result, encoded int, ttl time.Duration) {
-	if ttl < 0 || len(f.key) > MaxKeyBytes || res.unfit {
-		return
-	}
-	if encoded < 0 && c.local.weigh != nil && !res.negative {
-		b, err := c.coder.marshal(res.value)
-		if err != nil {
-			c.stats.uncached.Add(1)
-			return
-		}
-		encoded = len(b)
-	}
-	ttl -= time.Since(res.ended)
-	if c.redis != nil {
-		ttl = min(ttl, c.opts.LocalTTL)
-	}
-	c.local.fill(f.key, since, res.value, res.negative, res.tags, encoded, ttl)
-}
-
-// encode returns the bytes of a loaded result, or false if it is not to be stored in Redis.
-func (c *core) encode(res *result, ttl time.Duration) ([]byte, bool) {
-	switch {
-	case ttl < 0:
-		return nil, false
-	case res.unfit:
-		c.stats.uncached.Add(1)
-		return nil, false
-	case res.negative:
-		return nil, true
-	}
-	b, err := c.coder.marshal(res.value)
-	if err != nil {
-		c.stats.uncached.Add(1)
-	}
-	return b, err == nil
-}
-
-func (c *core) peek(ctx context.Context, key string) (any, bool) {
-	if e, ok := c.local.get(key); ok {
-		c.stats.localHits.Add(1)
-		return e.value, !e.negative
-	}
-	if c.redis == nil || len(key) > MaxKeyBytes || c.undone.has(key) || ctx.Err() != nil {
-		return nil, false
-	}
-	var res *result
-	if c.detached(ctx, func(ctx context.Context) error {
-		f := &flight{key: key, full: c.redis.key(c.name, key), ctx: ctx}
-		var err error
-		res, _, err = c.look(f)
-		return err
-	}) != nil || res == nil {
-		return nil, false
-	}
-	c.stats.redisHits.Add(1)
-	return res.value, !res.negative
-}
-
-// detached runs f with a context that has the values of ctx only. If ctx ends first, or c is closed, it returns without
-// f, which goes on; what f writes may be read only if it returned nil.
-func (c *core) detached(ctx context.Context, f func(context.Context) error) error {
-	if !c.flights.begin() {
-		return ErrClosed
-	}
-	done := make(chan error, 1)
-	go func() {
-		defer c.flights.running.Done()
-		done <- f(context.WithoutCancel(ctx))
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 func (c *core) set(ctx context.Context, key string, value any, co callOptions) error {
 	if len(key) > MaxKeyBytes {
 		return fmt.Errorf("cache: key of %d bytes: want at most %d", len(key), MaxKeyBytes)
@@ -366,14 +207,17 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 	if len(co.tags) > 0 && !c.opts.Tags {
 		return errTagsOff
 	}
-	f := &flight{key: key, ttl: co.ttl}
+	f := &flight{flightID: flightID{key: key}, co: co}
+	if e := c.local.find(key); e != nil {
+		f.known = e.cost.Unpack()
+	}
 	res := &result{value: value}
 	var ok bool
 	if res.tags, ok = allTags(co.tags, nil); !ok {
 		return fmt.Errorf("cache: more than %d tags, or one of more than %d bytes", mostTags, longestTag)
 	}
-	ttl := c.ttl(f, res)
-	if ttl < 0 {
+	l := c.lifetime(f, res)
+	if !l.stored() {
 		return c.ask(ctx, keyEvent, []string{key})
 	}
 	if err := ctx.Err(); err != nil {
@@ -382,7 +226,7 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 	if c.redis == nil {
 		return c.detached(ctx, func(context.Context) error {
 			res.ended = time.Now()
-			c.fill(f, c.invalidate(key), res, -1, ttl)
+			c.fill(f, c.invalidate(key), res, -1, l, record.Owner{})
 			return nil
 		})
 	}
@@ -392,7 +236,7 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 	}
 	f.full = c.redis.key(c.name, key)
 	return c.detached(ctx, func(ctx context.Context) error {
-		err := c.replace(ctx, f, res, payload, ttl)
+		err := c.replace(ctx, f, res, payload, l)
 		var unsure *redisError
 		if errors.As(err, &unsure) { // what was there may be there still
 			err = c.undone.add(keyEvent, []string{key}, err)
@@ -402,9 +246,9 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 }
 
 // replace stores a value in Redis whatever is there, and here.
-func (c *core) replace(ctx context.Context, f *flight, res *result, payload []byte, ttl time.Duration) error {
+func (c *core) replace(ctx context.Context, f *flight, res *result, payload []byte, l lifetime) error {
 	began := c.invalidateHere(f.key)
-	stamp, err := c.stampFor(ctx, ttl)
+	stamp, err := c.stampFor(ctx, l.fresh)
 	if err != nil {
 		return &redisError{err}
 	}
@@ -425,10 +269,10 @@ func (c *core) replace(ctx context.Context, f *flight, res *result, payload []by
 	}
 	res.ended = time.Now()
 	outcome, err := c.store.commit(ctx, commitArgs{
-		key: f.full, owner: a.owner, fence: got.fence, life: ttl,
+		key: f.full, owner: a.owner, fence: got.fence, life: l.whole(),
 		record: c.coder.seal(f.full, life{
 			owner: a.owner, fence: got.fence, stamp: cmp.Or(stamp, got.now), tags: res.tags,
-			freshUntil: got.serverTime() + ttl.Microseconds(),
+			freshUntil: got.serverTime() + l.fresh.Microseconds(), stale: l.stale, cost: f.known,
 		}, payload),
 	})
 	ours := c.local.epoch(f.key).same(began)
@@ -442,7 +286,7 @@ func (c *core) replace(ctx context.Context, f *flight, res *result, payload []by
 	}
 	if outcome == stored && ours && again.same(epoch{era: began.era, gaps: began.gaps, key: began.key + 1}) {
 		again.tags = began.tags
-		c.fill(f, again, res, len(payload), ttl)
+		c.fill(f, again, res, len(payload), l, a.owner)
 	}
 	return c.tell(ctx, keyEvent, []string{f.key})
 }

@@ -71,7 +71,7 @@ func TestDefaults(t *testing.T) {
 			LoadTimeout: 30 * time.Second, Lease: 2 * time.Second, CompressAbove: -1, MaxValueBytes: 8 << 20,
 		}},
 	} {
-		c.want.Codec = Msgpack{}
+		c.want.Codec, c.want.Jitter, c.want.EarlyRefresh, c.want.Backoff = Msgpack{}, 0.1, 0.5, 100*time.Millisecond
 		if got, err := c.in.withDefaults(); !reflect.DeepEqual(got, c.want) || err != nil {
 			t.Errorf("got %+v, %v\nwant %+v", got, err, c.want)
 		}

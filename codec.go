@@ -10,6 +10,7 @@ import (
 	"github.com/klauspost/compress/s2"
 	"github.com/vmihailenco/msgpack/v5"
 
+	"github.com/bellwether-go/cache/internal/early"
 	"github.com/bellwether-go/cache/internal/msgpackscan"
 	"github.com/bellwether-go/cache/internal/record"
 )
@@ -128,7 +129,8 @@ type life struct {
 	fence      int64
 	stamp      int64
 	freshUntil int64
-	cost       time.Duration
+	stale      time.Duration // after that
+	cost       early.Cost
 	negative   bool
 	tags       []string
 }
@@ -137,8 +139,8 @@ type life struct {
 func (c *coder) seal(key string, l life, payload []byte) []byte {
 	h := record.Header{
 		State: record.Value, Version: c.version, Key: record.Digest(key), Type: c.typ,
-		ID: l.owner, Fence: l.fence, Stamp: l.stamp, FreshUntil: l.freshUntil, StaleUntil: l.freshUntil,
-		Cost: l.cost, RawLen: uint64(len(payload)),
+		ID: l.owner, Fence: l.fence, Stamp: l.stamp, FreshUntil: l.freshUntil,
+		StaleUntil: l.freshUntil + l.stale.Microseconds(), Cost: l.cost.Mean, Deviation: l.cost.Deviation, RawLen: uint64(len(payload)),
 	}
 	if l.negative {
 		h.State = record.Negative
@@ -164,11 +166,16 @@ func (c *coder) seal(key string, l life, payload []byte) []byte {
 }
 
 // stub makes the entry part of a stub, which carries our version and digests into the scripts.
-func (c *coder) stub(key string) []byte { return c.lease(key, record.Lease{})[:record.EntrySize] }
+func (c *coder) stub(key string, cost early.Cost) []byte {
+	return c.lease(key, cost, record.Lease{})[:record.EntrySize]
+}
 
-// lease makes a whole stub.
-func (c *coder) lease(key string, l record.Lease) []byte {
-	h := record.Header{State: record.Stub, Version: c.version, Key: record.Digest(key), Type: c.typ, Lease: l}
+// lease makes a whole stub. The cost of earlier loads tells those who wait how long this one may take.
+func (c *coder) lease(key string, cost early.Cost, l record.Lease) []byte {
+	h := record.Header{
+		State: record.Stub, Version: c.version, Key: record.Digest(key), Type: c.typ,
+		Cost: cost.Mean, Deviation: cost.Deviation, Lease: l,
+	}
 	return record.Append(make([]byte, 0, record.Size), &h, nil)
 }
 

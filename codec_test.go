@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bellwether-go/cache/internal/early"
 	"github.com/bellwether-go/cache/internal/record"
 )
 
@@ -117,8 +118,8 @@ func TestCodecPanics(t *testing.T) {
 func TestStub(t *testing.T) {
 	c := coderFor[string](t, Options{Version: 7})
 	l := record.Lease{Owner: record.Owner{1, 2, 3}, Fence: 5, Until: 9, Duration: time.Second, All: true}
-	whole := c.lease("k", l)
-	if !bytes.HasPrefix(whole, c.stub("k")) {
+	whole := c.lease("k", early.Cost{}, l)
+	if !bytes.HasPrefix(whole, c.stub("k", early.Cost{})) {
 		t.Error("the stub's entry part is another's")
 	}
 	h, _, err := c.header("k", append(whole, "0123456789abcdef"...))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2/server"
 
+	"github.com/bellwether-go/cache/internal/early"
 	"github.com/bellwether-go/cache/internal/lab"
 	"github.com/bellwether-go/cache/internal/record"
 )
@@ -22,7 +23,7 @@ func TestHostileFence(t *testing.T) {
 	bubble(t, func(t *testing.T, w *lab.World) {
 		p := start(t, w, "A", Options{}, nil)
 		defer p.stop()
-		raw := p.cache.core.coder.lease(fullKey, record.Lease{})
+		raw := p.cache.core.coder.lease(fullKey, early.Cost{}, record.Lease{})
 		copy(raw[46:], "9999999999999999")
 		_ = w.Redis.Set(fullKey, string(raw))
 		p.get(background, "k", loads(0, "v")).must(t, "v", nil, 0)
@@ -53,7 +54,7 @@ func TestUnreadableLease(t *testing.T) {
 				p := start(t, w, "A", Options{LocalTTL: -1}, nil)
 				defer p.stop()
 				p.rds.stream.up.Store(wakes)
-				raw := p.cache.core.coder.lease(fullKey, record.Lease{
+				raw := p.cache.core.coder.lease(fullKey, early.Cost{}, record.Lease{
 					Owner: record.Owner{1}, Until: time.Now().Add(9000 * time.Second).UnixMicro(), Duration: 9999 * time.Second,
 				})
 				raw[128] ^= 1 // the checksum

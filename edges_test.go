@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bellwether-go/cache/internal/early"
 	"github.com/bellwether-go/cache/internal/record"
 )
 
@@ -215,8 +216,8 @@ func values(t *testing.T, b *backend) {
 	same(t, b, "compressed", strings.Repeat("x", 10_000))
 	same(t, b, "max", int64(math.MaxInt64))
 	coder := cacheOf[string](b, "A", "user", Options{}).core.coder
-	same(t, b, "stub", string(coder.stub("k")))
-	same(t, b, "lease", string(coder.lease("k", record.Lease{Owner: record.Owner{1}, Duration: time.Second})))
+	same(t, b, "stub", string(coder.stub("k", early.Cost{})))
+	same(t, b, "lease", string(coder.lease("k", early.Cost{}, record.Lease{Owner: record.Owner{1}, Duration: time.Second})))
 	same(t, b, "record", string(coder.seal("k", life{owner: record.Owner{1}, freshUntil: 1}, []byte("\xa1v"))))
 	same(t, b, "record-bytes", coder.seal("k", life{owner: record.Owner{1}, freshUntil: 1}, []byte("\xa1v")))
 }

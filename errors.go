@@ -11,6 +11,9 @@ var (
 	// cached for Options.NegativeTTL; callers served from the cache get ErrNotFound itself.
 	ErrNotFound = errors.New("cache: not found")
 
+	// ErrNotCached is returned by a call with OnlyIfCached when nothing is cached that can be served.
+	ErrNotCached = errors.New("cache: not cached")
+
 	// ErrClosed is returned by the methods of a Cache after its Close.
 	ErrClosed = errors.New("cache: closed")
 )

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -75,6 +76,7 @@ func start(t *testing.T, w *lab.World, name string, o Options, set func(*redis.O
 	if p.rds, err = NewRedis(p.client, RedisOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	o = exact(o)
 	o.Redis = p.rds
 	if p.cache, err = New[string]("user", o); err != nil {
 		t.Fatal(err)
@@ -84,6 +86,12 @@ func start(t *testing.T, w *lab.World, name string, o Options, set func(*redis.O
 		t.Fatalf("%s: no subscription", name)
 	}
 	return p
+}
+
+// exact turns off what o does not ask for and makes times depend on chance, or what follows on what came before.
+func exact(o Options) Options {
+	o.Jitter, o.EarlyRefresh, o.Backoff = cmp.Or(o.Jitter, -1), cmp.Or(o.EarlyRefresh, -1), cmp.Or(o.Backoff, -1)
+	return o
 }
 
 func (p *proc) stop() {
@@ -188,7 +196,7 @@ func bubble(t *testing.T, f func(t *testing.T, w *lab.World)) {
 func alike(t *testing.T, o Options, f func(t *testing.T, p *proc)) {
 	t.Run("memory", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			c, err := New[string]("user", o)
+			c, err := New[string]("user", exact(o))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -273,5 +281,5 @@ func refreshNow(c *core, f *flight, id record.Owner) *result {
 	if err != nil || got.outcome != won {
 		return nil
 	}
-	return c.loadLeased(f, since, args, got)
+	return c.loadLeased(f, since, 0, args, got)
 }

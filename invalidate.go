@@ -9,6 +9,7 @@ import "context"
 func (c *core) invalidate(key string) epoch {
 	e := c.local.drop(key)
 	c.flights.forget(key)
+	c.failures.forget(key)
 	return e
 }
 
@@ -28,6 +29,7 @@ func (c *core) invalidateHere(key string) epoch {
 func (c *core) invalidateAll() {
 	c.local.dropAll()
 	c.flights.forgetAll()
+	c.failures.forgetAll()
 }
 
 // deaf is told that deletions by others are not heard of any more.

@@ -5,20 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"github.com/bellwether-go/cache/internal/early"
 )
 
 // Loader computes the value of a key. Its context has the values of the context of the call that began the load, but
 // not its deadline or cancellation: a load is shared by many callers and outlives them. It ends after
 // Options.LoadTimeout, at Close, or, with Options.CancelAbandoned, when the last caller has left.
 //
-// An error is returned to all callers unchanged and is not cached, except ErrNotFound. A panic or a runtime.Goexit
-// reaches all callers as a *PanicError.
+// An error is returned to all callers unchanged. ErrNotFound is cached for Options.NegativeTTL; any other one is what
+// this process's callers get until Options.Backoff has passed, unless there is a value, Options.StaleIfError allows it to
+// be served, or the error is one of a context. A panic or a runtime.Goexit reaches all callers as a *PanicError.
 type Loader[V any] func(ctx context.Context, key string) (V, error)
 
 // loadGrace is what a loader whose context has ended gets to return its own error.
@@ -31,26 +33,49 @@ type result struct {
 	value    any
 	err      error // the loader's own
 	negative bool  // with err nil: remembered from an earlier load
+	stale    bool  // past its TTL, and served all the same
 	// asOf is the moment, on core.ticks, for which it is known that no deletion had made the value old. Only calls that
 	// began before it may have the value; 0: all may.
 	asOf      uint64
 	tags      []string
 	unfit     bool          // its tags are too many or too long to be kept
 	abandoned bool          // the loader did not return
-	ended     time.Time     // when it did
-	cost      time.Duration // of the load
+	began     uint64        // not after the beginning of the load, on core.ticks; 0: there was none
+	ended     time.Time     // when the loader returned
+	took      time.Duration // until then
+	instead   *result       // with err: the stale value for callers that take one
+}
+
+// kind tells flights of a key apart by what they bring. Calls join a flight of their own kind only.
+type kind byte
+
+const (
+	ordinary kind = iota
+	strict        // no stale value
+	forced        // the result of a load that begins after the call
+	unasked       // for nobody: to have it in time
+	kinds
+)
+
+type flightID struct {
+	key  string
+	kind kind
 }
 
 // flight is one way through Redis and the loader, shared by the calls of this process that want the same key.
 type flight struct {
 	of     *core
 	parent *flight // whose loader made the call that began this one
-	key    string
-	full   string // in Redis
-	load   func(context.Context, string) (any, error)
-	ttl    time.Duration // as in callOptions
-	tags   []string
-	told   Load // what the loader says
+	flightID
+	full string // in Redis
+	load func(context.Context, string) (any, error)
+	co   callOptions
+	told Load // what the loader says
+
+	prev  *entry     // what is there while it loads anew; nil: nothing
+	known early.Cost // of earlier loads
+	since uint64     // forced: when it began, on core.ticks
+	after int64      // forced: loads under a lease with a later fence began after it, on the server's clock; 0: not known
 
 	ctx     context.Context // of everything the flight does; ends with Close and CancelAbandoned
 	cancel  context.CancelCauseFunc
@@ -59,43 +84,6 @@ type flight struct {
 	landed  chan struct{} // closed when res is there
 	res     *result
 }
-
-// Load is what a loader can say about what it loads, if it asks LoadFrom for it. All methods may be called on a nil *Load,
-// so that loaders can be tested without a cache, and from several goroutines; after the loader has returned they do
-// nothing.
-type Load struct {
-	mu   sync.Mutex
-	tags []string // guarded by mu
-}
-
-// LoadFrom returns what the loader that was given ctx, or a context made from it, can say about its load; nil elsewhere.
-func LoadFrom(ctx context.Context) *Load {
-	f, _ := ctx.Value(loadedBy{}).(*flight)
-	if f == nil {
-		return nil
-	}
-	return &f.told
-}
-
-// SetTags gives the value these tags besides those of WithTags, under whose limits they fall; another call replaces them.
-// Without Options.Tags the load fails.
-func (l *Load) SetTags(tags ...string) {
-	if l == nil {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.tags = slices.Clone(tags)
-}
-
-func (l *Load) all() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.tags
-}
-
-// misused reports whether tags were set that cannot be kept.
-func (l *Load) misused(tags bool) bool { return !tags && len(l.all()) > 0 }
 
 // loadedBy is the key in a loader's context under which its flight is found.
 type loadedBy struct{}
@@ -123,7 +111,7 @@ type flights struct {
 
 	mu      sync.Mutex
 	closed  bool                 // guarded by mu
-	current map[string]*flight   // those that calls may join; guarded by mu, which also covers group's map
+	current map[flightID]*flight // those that calls may join; guarded by mu, which also covers group's map
 	all     map[*flight]struct{} // also those that no call may join; guarded by mu
 	loading map[string]*loading  // by key; guarded by mu
 	running sync.WaitGroup       // Add under mu while not closed
@@ -131,7 +119,7 @@ type flights struct {
 
 func newFlights() *flights {
 	return &flights{
-		current: make(map[string]*flight),
+		current: make(map[flightID]*flight),
 		all:     make(map[*flight]struct{}),
 		loading: make(map[string]*loading),
 	}
@@ -145,28 +133,55 @@ type loading struct {
 
 const loadsPerKey = 2
 
-// join returns the current flight for key, or starts the one that first makes, to be run by run.
-func (fs *flights) join(key string, first func() *flight, run func(*flight) *result) (*flight, error) {
+// join returns the current flight with that ID, or starts the one that first makes, to be run by run.
+func (fs *flights) join(id flightID, first func() *flight, run func(*flight) *result) (*flight, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.closed {
 		return nil, ErrClosed
 	}
-	f := fs.current[key]
+	f := fs.current[id]
 	if f == nil {
 		f = first()
-		fs.current[key] = f
+	}
+	f.callers++
+	fs.goLocked(f, run)
+	return f, nil
+}
+
+// start starts a flight for nobody unless there is one with its ID.
+func (fs *flights) start(f *flight, run func(*flight) *result) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.closed || fs.current[f.flightID] != nil {
+		return false
+	}
+	fs.goLocked(f, run)
+	return true
+}
+
+func (fs *flights) goLocked(f *flight, run func(*flight) *result) {
+	if fs.current[f.flightID] == nil {
+		fs.current[f.flightID] = f
 		fs.all[f] = struct{}{}
 		fs.running.Add(1)
 	}
-	f.callers++
-	fs.group.DoChan(key, func() (any, error) {
+	fs.group.DoChan(f.name(), func() (any, error) {
 		defer fs.running.Done()
 		defer fs.land(f)
 		f.res = run(f)
 		return nil, nil
 	})
-	return f, nil
+}
+
+// name is injective.
+func (id flightID) name() string { return string(rune(id.kind)) + id.key }
+
+// find returns a flight that calls may join, or nil.
+func (fs *flights) find(id flightID) *flight {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return fs.current[id]
 }
 
 // land tells the callers of a flight, also of one whose run has panicked or exited, as a Codec of the user's may. The
@@ -199,9 +214,9 @@ func (fs *flights) leave(f *flight, cancelAbandoned bool) {
 }
 
 func (fs *flights) removeLocked(f *flight) {
-	if fs.current[f.key] == f {
-		delete(fs.current, f.key)
-		fs.group.Forget(f.key)
+	if fs.current[f.flightID] == f {
+		delete(fs.current, f.flightID)
+		fs.group.Forget(f.name())
 	}
 }
 
@@ -209,8 +224,10 @@ func (fs *flights) removeLocked(f *flight) {
 func (fs *flights) forget(key string) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if f := fs.current[key]; f != nil {
-		fs.removeLocked(f)
+	for k := range kinds {
+		if f := fs.current[flightID{key, k}]; f != nil {
+			fs.removeLocked(f)
+		}
 	}
 }
 
@@ -225,7 +242,7 @@ func (fs *flights) forgetAll() {
 
 // enter waits until fewer than two loads of f's key run, and takes a slot for one: f.leave gives it back, at the latest
 // when the flight lands. While it waits it looks whether a load is still needed: look returns a result if it is not, or
-// has become pointless.
+// has become pointless. A background flight does not wait.
 func (fs *flights) enter(f *flight, look func() *result) *result {
 	fs.mu.Lock()
 	l := fs.loading[f.key]
@@ -254,6 +271,10 @@ func (fs *flights) enter(f *flight, look func() *result) *result {
 		entered()
 		return nil
 	default:
+	}
+	if f.kind == unasked {
+		done()
+		return &result{}
 	}
 	tick := time.NewTicker(pollMost)
 	defer tick.Stop()
@@ -303,7 +324,8 @@ func (c *core) load(f *flight, t *tenure) *result {
 	}
 	ctx, cancel := context.WithTimeout(context.WithValue(f.ctx, loadedBy{}, f), c.opts.LoadTimeout)
 	defer cancel()
-	res := &result{asOf: c.ticks.Add(1)}
+	began := c.ticks.Add(1)
+	res := &result{asOf: began, began: began}
 	c.stats.loads.Add(1)
 	start := time.Now()
 	var late atomic.Bool
@@ -329,14 +351,17 @@ func (c *core) load(f *flight, t *tenure) *result {
 		case r := <-done:
 			res.value, res.err = r.value, r.err
 			res.ended = time.Now()
-			res.cost = res.ended.Sub(start)
+			res.took = res.ended.Sub(start)
 			if f.told.misused(c.opts.Tags) && res.err == nil {
 				res.err = errTagsOff
 			}
 			var fit bool
-			res.tags, fit = allTags(f.tags, f.told.all())
+			res.tags, fit = allTags(f.co.tags, f.told.all())
 			res.unfit = !fit
-			return c.judge(res)
+			if c.judge(res); !res.failed() {
+				c.failures.forget(f.key)
+			}
+			return res
 		case <-renewals:
 			if renewed == nil { // the last one has been answered
 				renewed = make(chan bool, 1)
@@ -371,7 +396,7 @@ func (c *core) load(f *flight, t *tenure) *result {
 }
 
 // judge counts the outcome of a load. An error, unlike a value, is never too old for anybody.
-func (c *core) judge(res *result) *result {
+func (c *core) judge(res *result) {
 	var p *PanicError
 	switch {
 	case res.err == nil:
@@ -385,7 +410,6 @@ func (c *core) judge(res *result) *result {
 		res.value, res.asOf = nil, 0
 		c.stats.loadErrors.Add(1)
 	}
-	return res
 }
 
 type returned struct {

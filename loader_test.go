@@ -341,7 +341,7 @@ func TestForget(t *testing.T) {
 	fs := newFlights()
 	end := make(chan struct{})
 	join := func() *flight {
-		f, err := fs.join("k", func() *flight { return newTestFlight("k") }, func(*flight) *result {
+		f, err := fs.join(flightID{key: "k"}, func() *flight { return newTestFlight("k") }, func(*flight) *result {
 			<-end
 			return &result{}
 		})
@@ -414,7 +414,7 @@ func TestLoadsPerKey(t *testing.T) {
 }
 
 func newTestFlight(key string) *flight {
-	f := &flight{key: key, landed: make(chan struct{})}
+	f := &flight{flightID: flightID{key: key}, landed: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancelCause(background)
 	return f
 }
@@ -423,7 +423,7 @@ func newTestFlight(key string) *flight {
 func TestFlightPanics(t *testing.T) {
 	fs := newFlights()
 	for range 2 {
-		f, err := fs.join("k", func() *flight { return newTestFlight("k") }, func(*flight) *result { panic("of ours") })
+		f, err := fs.join(flightID{key: "k"}, func() *flight { return newTestFlight("k") }, func(*flight) *result { panic("of ours") })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/maypok86/otter/v2"
+
+	"github.com/bellwether-go/cache/internal/early"
 )
 
 // local is the first tier: decoded values in this process, in an otter cache without its expiry, loading and
@@ -20,7 +22,7 @@ type local struct {
 	// the ACQUIRE that produced it. Keys share counters: a false match costs a fill, never a stale value.
 	seed   maphash.Seed
 	counts [4096]atomic.Uint64
-	era    atomic.Uint64
+	era    atomic.Uint32
 	gaps   atomic.Uint64
 	tags   *tagTimes // nil without Options.Tags
 }
@@ -32,18 +34,33 @@ type tagTimes struct {
 	times [4096]atomic.Uint64
 }
 
+// localEntry is what memory has under a key. Times are those of local's clock.
 type localEntry struct {
 	value    any
-	until    int64  // on local's clock
-	era      uint64 // of its epoch: an entry of an earlier era is not served, whether or not dropAll found it
+	due      atomic.Int64 // until then there is nothing to do but serve it; 0 if it is stale
+	until    int64        // until then it is served without asking Redis
+	more     *localMore   // nil if it has nothing of it
+	cost     early.Cost32
+	era      uint32 // of its epoch: an entry of an earlier era is not served, whether or not dropAll found it
 	weight   uint32
 	negative bool
-	tags     *tagged
+	stale    bool
+}
+
+// localMore is what most entries do not have.
+type localMore struct {
+	barriers []*atomic.Uint64 // of its tags
+	at       uint64           // the time on their clock before it was read or loaded
+	fresh    int64            // the end of its TTL
+	keep     int64            // until then it may be served stale
 }
 
 // epoch counts the invalidations of a key, those of everything, and the times after which some may have been missed; and
 // those of tags, of which only some concern the key.
-type epoch struct{ era, gaps, key, tags uint64 }
+type epoch struct {
+	era             uint32
+	gaps, key, tags uint64
+}
 
 // same reports whether nothing has happened between two epochs that concerns the key, tags aside.
 func (e epoch) same(other epoch) bool {
@@ -90,34 +107,35 @@ const entryOverhead = 135
 // now is the time on the clock of localEntry.until: monotonic nanoseconds.
 func (l *local) now() int64 { return int64(time.Since(l.started)) }
 
-// get returns a fresh entry.
+// get returns an entry that is fresh and need not be refreshed.
 func (l *local) get(key string) (*localEntry, bool) {
+	e := l.find(key)
+	return e, e != nil && l.now() < e.due.Load()
+}
+
+// find returns an entry of whatever age that was not invalidated, or nil.
+func (l *local) find(key string) *localEntry {
 	if l.entries == nil {
-		return nil, false
-	}
-	e, ok := l.entries.GetIfPresent(key)
-	if !ok || e.era != l.era.Load() || l.now() >= e.until || e.tags.outdated() {
-		return nil, false
-	}
-	return e, true
-}
-
-// tagged is what an entry with tags was read or loaded under: where their barriers are, and the time before that.
-type tagged struct {
-	barriers []*atomic.Uint64
-	at       uint64
-}
-
-// tagged returns nil if there are no tags, so that entries without any cost nothing.
-func (l *local) tagged(tags []string, since epoch) *tagged {
-	if len(tags) == 0 {
 		return nil
 	}
-	t := &tagged{make([]*atomic.Uint64, len(tags)), since.tags}
-	for i, tag := range tags {
-		t.barriers[i] = l.barrier(tag)
+	e, ok := l.entries.GetIfPresent(key)
+	if !ok || e.era != l.era.Load() || e.more.outdated() {
+		return nil
 	}
-	return t
+	return e
+}
+
+// claim tells one of many callers that find e due that it is the one that refreshes it.
+func (l *local) claim(e *localEntry) bool {
+	due := e.due.Load()
+	return due != 0 && due <= l.now() && e.due.CompareAndSwap(due, e.until)
+}
+
+// rearm makes a fresh entry due again after a refresh has failed.
+func (l *local) rearm(key string, pause time.Duration) {
+	if e := l.find(key); e != nil && !e.stale {
+		e.due.Store(min(l.now()+int64(pause), e.until))
+	}
 }
 
 func (l *local) barrier(tag string) *atomic.Uint64 {
@@ -125,12 +143,22 @@ func (l *local) barrier(tag string) *atomic.Uint64 {
 }
 
 // outdated reports whether one of the tags was deleted since.
-func (t *tagged) outdated() bool {
-	if t == nil {
+func (m *localMore) outdated() bool {
+	if m == nil {
 		return false
 	}
-	for _, b := range t.barriers {
-		if b.Load() > t.at {
+	for _, b := range m.barriers {
+		if b.Load() > m.at {
+			return true
+		}
+	}
+	return false
+}
+
+// outdated reports whether one of these tags was deleted since.
+func (l *local) outdated(tags []string, since epoch) bool {
+	for _, t := range tags {
+		if l.barrier(t).Load() > since.tags {
 			return true
 		}
 	}
@@ -166,16 +194,39 @@ func (l *local) count(key string) *atomic.Uint64 {
 	return &l.counts[maphash.String(l.seed, key)%uint64(len(l.counts))]
 }
 
-// fill stores an entry for d unless the key was invalidated since. The check and the store are one step for
+// filling is what memory is to keep. Times are from now.
+type filling struct {
+	value           any
+	negative, stale bool
+	tags            []string
+	encoded         int // size
+	cost            early.Cost
+	serve, due      time.Duration // see localEntry
+	fresh, keep     time.Duration // see localMore; keep 0: not stale
+}
+
+// fill stores an entry unless the key was invalidated since. The check and the store are one step for
 // drop: it either comes first and is seen here, or waits for the entry and removes it.
-func (l *local) fill(key string, since epoch, value any, negative bool, tags []string, encoded int, d time.Duration) {
-	if l.entries == nil || d <= 0 {
+func (l *local) fill(key string, since epoch, f *filling) {
+	if l.entries == nil || f.serve <= 0 {
 		return
 	}
-	e := &localEntry{value: value, negative: negative, until: l.now() + int64(d), era: since.era}
-	e.tags = l.tagged(tags, since)
+	now := l.now()
+	e := &localEntry{
+		value: f.value, negative: f.negative, stale: f.stale, until: now + int64(f.serve), era: since.era,
+		cost: f.cost.Pack(),
+	}
+	if !f.stale {
+		e.due.Store(now + int64(min(f.due, f.serve)))
+	}
+	if len(f.tags) > 0 || f.keep > 0 {
+		e.more = &localMore{at: since.tags, fresh: now + int64(f.fresh), keep: now + int64(f.keep)}
+		for _, t := range f.tags {
+			e.more.barriers = append(e.more.barriers, l.barrier(t))
+		}
+	}
 	if l.weigh != nil {
-		if e.weight = l.weigh(key, encoded); e.weight == math.MaxUint32 {
+		if e.weight = l.weigh(key, f.encoded); e.weight == math.MaxUint32 {
 			return
 		}
 	}

@@ -17,6 +17,10 @@ func newTestLocal(t *testing.T, o Options) *local {
 	return newLocal(&full)
 }
 
+func kept(value string, size int, d time.Duration) *filling {
+	return &filling{value: value, encoded: size, serve: d, due: d}
+}
+
 // An entry is kept only if its key was not invalidated since its epoch.
 func TestEpochs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -28,21 +32,21 @@ func TestEpochs(t *testing.T) {
 			}
 		}
 		since := l.epoch("k")
-		l.fill("k", since, "v", false, nil, 1, time.Minute)
+		l.fill("k", since, kept("v", 1, time.Minute))
 		has(true)
 		again := l.drop("k")
 		has(false)
-		l.fill("k", since, "v", false, nil, 1, time.Minute)
+		l.fill("k", since, kept("v", 1, time.Minute))
 		has(false)
-		l.fill("k", again, "v", false, nil, 1, time.Minute)
+		l.fill("k", again, kept("v", 1, time.Minute))
 		has(true)
 		l.dropAll()
 		has(false)
-		l.fill("k", again, "v", false, nil, 1, time.Minute)
+		l.fill("k", again, kept("v", 1, time.Minute))
 		has(false)
-		l.fill("k", l.epoch("k"), "v", false, nil, 1, 0)
+		l.fill("k", l.epoch("k"), kept("v", 1, 0))
 		has(false)
-		l.fill("k", l.epoch("k"), "v", false, nil, 1, time.Minute)
+		l.fill("k", l.epoch("k"), kept("v", 1, time.Minute))
 		has(true)
 	})
 }
@@ -51,7 +55,7 @@ func TestLocalEntries(t *testing.T) {
 	l := newTestLocal(t, Options{LocalEntries: 100})
 	for i := range 1000 {
 		k := fmt.Sprint(i)
-		l.fill(k, l.epoch(k), k, false, nil, 1, time.Minute)
+		l.fill(k, l.epoch(k), kept(k, 1, time.Minute))
 	}
 	l.entries.CleanUp()
 	if n := l.entries.EstimatedSize(); n > 100 {
@@ -63,7 +67,7 @@ func TestLocalBytes(t *testing.T) {
 	count := func(l *local, size int) int {
 		for i := range 1000 {
 			k := fmt.Sprintf("%03d", i)
-			l.fill(k, l.epoch(k), strings.Repeat("x", size), false, nil, size, time.Minute)
+			l.fill(k, l.epoch(k), kept(strings.Repeat("x", size), size, time.Minute))
 		}
 		l.entries.CleanUp()
 		return l.entries.EstimatedSize()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/bellwether-go/cache/internal/early"
 	"github.com/bellwether-go/cache/internal/record"
 )
 
@@ -25,8 +26,8 @@ type store interface {
 	readWith(ctx context.Context, key string, limit int, name string, tags []string) (raw []byte, barrier int64, err error)
 	acquire(ctx context.Context, a acquireArgs) (acquired, error)
 	commit(ctx context.Context, c commitArgs) (committed, error)
-	// abort and renew report whether the lease was this owner's. Fence 0 in abort stands for any.
-	abort(ctx context.Context, key string, owner record.Owner, fence int64) (bool, error)
+	// abort and renew report whether the lease was this owner's. Fence 0 in abort stands for any. pause: see there.
+	abort(ctx context.Context, key string, owner record.Owner, fence int64, pause time.Duration) (bool, error)
 	renew(ctx context.Context, key string, owner record.Owner, fence int64, lease, life time.Duration) (bool, error)
 	delete(ctx context.Context, keys []string) error
 	tell(ctx context.Context, events []byte) error // the other processes
@@ -42,7 +43,10 @@ type acquireArgs struct {
 	broken      string       // the checksum of a record that cannot be read
 	lease, life time.Duration
 	coder       *coder
+	cost        early.Cost // of earlier loads
 	force       bool
+	serving     bool // there is something to serve, so that a failed mark counts
+	quiet       bool // nobody waits: do not wake this process
 }
 
 type outcome int
@@ -51,15 +55,17 @@ const (
 	hit   outcome = iota + 1
 	won           // the lease is ours
 	busy          // it is another's
+	later         // a failed mark is in force
 	other         // the entry is not for us, nor ours to replace
 )
 
 type acquired struct {
 	outcome  outcome
-	now      int64     // of the server, us
-	received time.Time // when we learned it
-	record   []byte    // hit
-	fence    int64     // won
+	now      int64        // of the server, us
+	received time.Time    // when we learned it
+	record   []byte       // hit
+	fence    int64        // won; busy: the holder's
+	stays    record.Owner // won: the entry that is there meanwhile
 	holder   record.Owner
 	left     time.Duration // busy: of the holder's lease
 	wakes    bool          // busy: the holder has been asked to wake this process
@@ -91,6 +97,7 @@ const (
 	lookSoon   = 5 * time.Millisecond // at least, between two looks at a lease that ends
 	wakeBytes  = 4 << 10              // largest record sent along with a wake-up
 	unreadable = 3                    // entries in a row that ACQUIRE calls usable and we cannot read
+	stuck      = 10                   // times what a load takes at most, usually: then others do not wait for it any more
 )
 
 // recordLife is the TTL of a record that holds a lease.
@@ -98,18 +105,36 @@ func (c *core) recordLife() time.Duration {
 	return max(10*c.opts.Lease, c.opts.LoadTimeout+c.opts.Lease)
 }
 
+// patience is how long a flight waits for other processes: until they are through, in all likelihood, and at most
+// LoadTimeout, and a lease more. Whoever does not know what a load takes, waits for LoadTimeout.
+func (c *core) patience(f *flight) time.Duration {
+	patience := c.opts.LoadTimeout
+	if known := f.known.Bound(); known > 0 {
+		patience = min(patience, max(stuck*known, c.opts.Lease))
+	}
+	return patience + c.opts.Lease
+}
+
 // shared is the way of a flight through Redis: read, else acquire, else wait for whoever acquired.
 func (c *core) shared(f *flight) *result {
 	if c.undone.has(f.key) {
 		return c.loadAlone(f, errUndone)
 	}
-	res, raw, err := c.look(f)
-	switch {
-	case res != nil:
-		c.stats.redisHits.Add(1)
-		return res
-	case err != nil && !replaceable(err):
+	c.reckon(f)
+	var res *result
+	var raw []byte
+	var err error
+	if f.prev == nil {
+		if res, raw, err = c.look(f); res != nil {
+			c.stats.redisHits.Add(1)
+			return res
+		}
+	}
+	if err != nil && !replaceable(err) {
 		return c.loadAlone(f, err)
+	}
+	if res := c.failing(f); res != nil {
+		return res
 	}
 
 	// From here on wake-ups are kept for us: the holder may be done before its name has reached us.
@@ -117,8 +142,9 @@ func (c *core) shared(f *flight) *result {
 	defer c.redis.waiters.unregister(w)
 	a := acquireArgs{
 		key: f.full, owner: newOwner(), lease: c.opts.Lease, life: c.recordLife(), coder: c.coder,
+		quiet: f.kind == unasked,
 	}
-	patience := time.Now().Add(c.opts.LoadTimeout + c.opts.Lease)
+	patience := time.Now().Add(c.patience(f))
 	wait := waiting{w: w, patience: patience}
 	for tries := 0; ; {
 		switch {
@@ -126,7 +152,10 @@ func (c *core) shared(f *flight) *result {
 			a.broken = record.Sum(raw)
 		case errors.Is(err, errOutdated):
 			a.seen = idOf(raw)
+		case f.prev != nil:
+			a.seen = f.prev.id
 		}
+		a.cost, a.serving = f.known, f.kind == unasked || c.mayServe(f)
 		if res := c.flights.enter(f, func() *result {
 			res, _, _ := c.look(f)
 			return res
@@ -139,17 +168,21 @@ func (c *core) shared(f *flight) *result {
 		}
 		since, asOf := c.local.epoch(f.key), c.ticks.Add(1)
 		got, failed := c.store.acquire(f.ctx, a)
+		c.reckon(f)
 		if failed == nil && got.outcome == hit {
+			var e *entry
 			raw = got.record
-			if res, err = c.use(f, raw, since, asOf, true, nil); res != nil {
-				c.stats.redisHits.Add(1)
-				return res
+			if e, err = c.use(f, raw, since, asOf, true, nil); e != nil {
+				if res := c.settle(f, e); res != nil {
+					c.stats.redisHits.Add(1)
+					return res
+				}
 			}
 			if errors.Is(err, errUndone) {
 				f.leave()
 				return c.loadAlone(f, err)
 			}
-			if errors.Is(err, errOutdated) && time.Now().Before(patience) {
+			if (e != nil || errors.Is(err, errOutdated)) && time.Now().Before(patience) {
 				f.leave()
 				continue
 			}
@@ -175,14 +208,24 @@ func (c *core) shared(f *flight) *result {
 			if wait.began {
 				c.stats.takeovers.Add(1)
 			}
-			return c.loadLeased(f, since, a, got)
+			if f.prev != nil && f.prev.id != got.stays { // deleted since it was read
+				f.prev = nil
+			}
+			return c.loadLeased(f, since, asOf, a, got)
 		}
 		f.leave()
-		if !wait.began {
-			wait.began = true
-			c.stats.waits.Add(1)
+		switch {
+		case got.outcome == later: // somebody has tried since we looked
+			res, raw, err = c.look(f)
+		case f.kind == unasked:
+			return &result{}
+		default:
+			if !wait.began {
+				wait.began = true
+				c.stats.waits.Add(1)
+			}
+			res, raw, err = c.wait(f, &wait, got, since, asOf)
 		}
-		res, raw, err = c.wait(f, &wait, got, since, asOf)
 		switch {
 		case res != nil:
 			return res
@@ -195,93 +238,6 @@ func (c *core) shared(f *flight) *result {
 		// An attempt that was told BUSY holds nothing; a new one has a name of its own.
 		a.owner = newOwner()
 	}
-}
-
-// replaceable reports whether err says that an entry is of no use to us, and ours to replace.
-func replaceable(err error) bool { return errors.Is(err, errUnreadable) || errors.Is(err, errOutdated) }
-
-func idOf(raw []byte) record.Owner {
-	h, _, _ := record.Open(raw)
-	return h.ID
-}
-
-// look reads the record, and makes a result of it if it is fresh. The error is that of the read, or of use.
-func (c *core) look(f *flight) (*result, []byte, error) {
-	since, asOf := c.local.epoch(f.key), c.ticks.Add(1)
-	var raw []byte
-	var err error
-	var known *barriers
-	if c.opts.Tags {
-		known = &barriers{of: f.tags}
-		raw, known.latest, err = c.store.readWith(f.ctx, f.full, c.coder.maxRecord(), c.name, f.tags)
-	} else {
-		raw, err = c.store.read(f.ctx, f.full, c.coder.maxRecord())
-	}
-	if err != nil {
-		c.stats.redisErrors.Add(1)
-		return nil, nil, err
-	}
-	res, err := c.use(f, raw, since, asOf, false, known)
-	return res, raw, err
-}
-
-// use makes a result of a record that is fresh, and fills L1 with it; judged means that the server has said so by its own
-// clock. The error tells records that are of no use to us, errUnreadable and errOther, from those that are stubs, past
-// their time, or not there; and errOutdated and errUndone.
-func (c *core) use(
-	f *flight, raw []byte, since epoch, asOf uint64, judged bool, known *barriers,
-) (*result, error) {
-	switch {
-	case len(raw) == 0:
-		return nil, nil
-	case c.undone.has(f.key):
-		return nil, errUndone
-	}
-	h, payload, err := c.coder.header(f.full, raw)
-	if err != nil {
-		if errors.Is(err, errUnreadable) {
-			c.stats.unreadable.Add(1)
-		}
-		return nil, err
-	}
-	if h.State == record.Stub {
-		return nil, nil
-	}
-	if c.redis.clock.old() {
-		c.redis.askTime(f.ctx)
-	}
-	early, late, timed := c.redis.clock.now()
-	left := time.Duration(h.FreshUntil-late) * time.Microsecond
-	switch {
-	case !timed || judged:
-	case left <= 0 && h.Lease.Owner != (record.Owner{}):
-		return nil, nil // kept beyond its time for a refresh, perhaps: ACQUIRE knows
-	case h.FreshUntil <= early:
-		return nil, nil // Redis, which counts in milliseconds, has not ended it yet
-	}
-	res := &result{negative: h.State == record.Negative, asOf: asOf}
-	if h.Tagged {
-		if res.tags, err = c.coder.tags(&h, payload); err != nil {
-			c.stats.unreadable.Add(1)
-			return nil, err
-		}
-		old, err := c.outdated(f.ctx, h.Stamp, res.tags, known)
-		if err != nil {
-			c.stats.redisErrors.Add(1)
-			return nil, err
-		}
-		if old {
-			return nil, errOutdated
-		}
-	}
-	if res.value, err = c.coder.value(f.full, &h, payload); err != nil {
-		c.stats.unreadable.Add(1)
-		return nil, err
-	}
-	if timed {
-		c.local.fill(f.key, since, res.value, res.negative, res.tags, int(h.RawLen), min(left, c.opts.LocalTTL))
-	}
-	return res, nil
 }
 
 // waiting is what a flight remembers of its waiting from one holder to the next.
@@ -323,9 +279,11 @@ func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint6
 		case news.kind == wakeAborted && news.owner == got.holder:
 			return nil, nil, nil
 		case news.kind == wakeCommitted && news.of(got):
-			if res, _ := c.use(f, news.record, since, asOf, false, nil); res != nil {
-				c.stats.wakes.Add(1)
-				return res, nil, nil
+			if e, _ := c.use(f, news.record, since, asOf, false, nil); e != nil {
+				if res := c.settle(f, e); res != nil {
+					c.stats.wakes.Add(1)
+					return res, nil, nil
+				}
 			}
 		}
 		c.stats.polls.Add(1)
@@ -361,56 +319,75 @@ func (c *core) leaseLeft(key string, raw []byte, holder record.Owner) (time.Dura
 	return left, known && left > 0 && left <= h.Lease.Duration
 }
 
-// loadLeased loads under the lease, renews it meanwhile, and stores the value.
-func (c *core) loadLeased(f *flight, since epoch, a acquireArgs, got acquired) *result {
-	stamp, err := c.stampFor(f.ctx, f.ttl)
+// loadLeased loads under the lease, renews it meanwhile, and stores the value. asOf was taken before the ACQUIRE that won.
+func (c *core) loadLeased(f *flight, since epoch, asOf uint64, a acquireArgs, got acquired) *result {
+	stamp, err := c.stampFor(f.ctx, f.co.ttl)
 	if err != nil {
 		c.stats.redisErrors.Add(1)
-		_, _ = c.abort(f, a.owner, got.fence)
+		_, _ = c.abort(f, a.owner, got.fence, 0)
 		f.leave()
 		return c.loadAlone(f, noBarriersError{err})
 	}
 	c.stats.leases.Add(1)
 	res := c.load(f, &tenure{c: c, f: f, args: a, fence: got.fence})
-	if res.abandoned || res.err != nil && !res.negative {
-		_, _ = c.abort(f, a.owner, got.fence)
+	if res.failed() {
+		pause := c.failed(f, res)
+		later := c.ticks.Add(1)
+		if mine, _ := c.abort(f, a.owner, got.fence, pause); mine {
+			asOf = later
+		}
+		if c.opts.Tags { // of their deletion the lease knows nothing
+			asOf = 0
+		}
+		res.instead = c.lastResort(f, asOf)
 		return res
 	}
 	began := res.asOf
-	ttl := c.ttl(f, res)
+	l := c.lifetime(f, res)
+	if l.whole() > max(f.co.ttl, c.opts.TTL)+c.longestStale() { // the barriers have to be there as long
+		if _, err := c.stampFor(f.ctx, l.fresh); err != nil {
+			res.unfit = true
+		}
+	}
 	encoded := false
 	defer func() {
 		if !encoded { // the Codec has ended this goroutine
-			_, _ = c.abort(f, a.owner, got.fence)
+			_, _ = c.abort(f, a.owner, got.fence, 0)
 		}
 	}()
-	payload, ok := c.encode(res, ttl)
+	payload, ok := c.encode(res, l)
 	encoded = true
 	if !ok {
-		asOf := c.ticks.Add(1)
-		if mine, err := c.abort(f, a.owner, got.fence); mine || err != nil && c.redis.cutOff() {
+		asOf, pause := c.ticks.Add(1), time.Duration(0)
+		if !l.stored() {
+			pause = drop
+		}
+		if mine, err := c.abort(f, a.owner, got.fence, pause); mine || err != nil && c.redis.cutOff() {
 			if mine {
 				res.asOf = asOf
 			}
 			if c.stillValid(f, stamp, res, began) {
-				c.fill(f, since, res, -1, ttl)
+				c.fill(f, since, res, -1, l, a.owner)
 			}
 		}
 		return res
 	}
+	cost := f.known.After(res.took)
 	rec := c.coder.seal(f.full, life{
 		owner: a.owner, fence: got.fence, stamp: cmp.Or(stamp, got.now), tags: res.tags,
-		freshUntil: got.serverTime() + ttl.Microseconds(), cost: res.cost, negative: res.negative,
+		freshUntil: got.serverTime() + l.fresh.Microseconds(), stale: l.stale, cost: cost, negative: res.negative,
 	}, payload)
-	asOf := c.ticks.Add(1)
-	outcome, err := c.store.commit(f.ctx, commitArgs{key: f.full, owner: a.owner, fence: got.fence, record: rec, life: ttl})
+	asOf = c.ticks.Add(1)
+	outcome, err := c.store.commit(f.ctx, commitArgs{
+		key: f.full, owner: a.owner, fence: got.fence, record: rec, life: l.whole(),
+	})
 	keep := true
 	switch {
 	case err != nil:
 		c.stats.redisErrors.Add(1)
 		keep = c.redis.cutOff()
 		if silence(err) == nil { // it was refused: nobody need wait for the end of the lease, and if it is ours still
-			if mine, _ := c.abort(f, a.owner, got.fence); mine { // nothing was deleted meanwhile
+			if mine, _ := c.abort(f, a.owner, got.fence, 0); mine { // nothing was deleted meanwhile
 				res.asOf, keep = asOf, true
 			}
 		}
@@ -424,7 +401,7 @@ func (c *core) loadLeased(f *flight, since epoch, a acquireArgs, got acquired) *
 		keep = false
 	}
 	if c.stillValid(f, stamp, res, began) && keep {
-		c.fill(f, since, res, len(payload), ttl)
+		c.fill(f, since, res, len(payload), l, a.owner)
 	}
 	return res
 }
@@ -436,26 +413,40 @@ func (c *core) loadAlone(f *flight, why error) *result {
 	if res := c.flights.enter(f, func() *result { return c.remembered(f) }); res != nil {
 		return res
 	}
+	if f.prev == nil {
+		if f.prev = c.kept(f.key); f.prev != nil && f.kind == ordinary && c.serves(f.prev, ordinary) {
+			c.refresh(f.ctx, f.key, f.co, f.load, nil)
+			return f.prev.res
+		}
+	}
+	if res := c.failing(f); res != nil {
+		return res
+	}
 	c.stats.unleased.Add(1)
 	if errors.Is(why, errOther) {
 		c.stats.others.Add(1)
 	}
 	since := c.local.epoch(f.key)
 	res := c.load(f, nil)
-	if res.abandoned || res.err != nil && !res.negative {
+	if res.failed() {
+		_ = c.failed(f, res)
+		res.instead = c.lastResort(f, 0)
 		return res
 	}
 	var noBarriers noBarriersError
 	if c.redis.cutOff() || errors.As(why, &noBarriers) && c.redis.stream.up.Load() || silence(why) == nil || errors.Is(why, errOther) || errors.Is(why, errRedisClosed) ||
 		errors.Is(why, errUndone) {
-		c.fill(f, since, res, -1, c.ttl(f, res))
+		c.fill(f, since, res, -1, c.lifetime(f, res), record.Owner{})
 	}
 	return res
 }
 
+// drop is the pause for ABORT after a load that has told that the value which is there is none any more.
+const drop = -time.Microsecond
+
 // abort gives the lease back, and reports whether it was still ours.
-func (c *core) abort(f *flight, owner record.Owner, fence int64) (bool, error) {
-	mine, err := c.store.abort(f.ctx, f.full, owner, fence)
+func (c *core) abort(f *flight, owner record.Owner, fence int64, pause time.Duration) (bool, error) {
+	mine, err := c.store.abort(f.ctx, f.full, owner, fence, pause)
 	if err != nil {
 		c.stats.redisErrors.Add(1)
 	}
@@ -469,7 +460,7 @@ func (r *Redis) disown(ctx context.Context, key string, owner record.Owner) {
 	}
 	go func() {
 		defer r.work.Done()
-		_, _ = r.store.abort(ctx, key, owner, 0)
+		_, _ = r.store.abort(ctx, key, owner, 0, 0)
 	}()
 }
 

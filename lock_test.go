@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/bellwether-go/cache/internal/early"
 	"github.com/bellwether-go/cache/internal/lab"
 	"github.com/bellwether-go/cache/internal/record"
 )
@@ -398,7 +399,7 @@ func TestVersionsAndTypes(t *testing.T) {
 // Whatever the loader returns comes back equal, from memory and from Redis: nothing in a value is a marker.
 func TestMarkersInValues(t *testing.T) {
 	o, _ := Options{}.withDefaults()
-	stub := string(newCoder[string](&o).lease(fullKey, record.Lease{Owner: record.Owner{1}}))
+	stub := string(newCoder[string](&o).lease(fullKey, early.Cost{}, record.Lease{Owner: record.Owner{1}}))
 	for _, v := range []string{
 		"", "\x00", "S", "N", "*", "bw1S", "rueidisid:x", "not found", "null", "\xc0", stub, strings.Repeat("\x00", 100000),
 	} {

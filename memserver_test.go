@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bellwether-go/cache/internal/early"
 	"github.com/bellwether-go/cache/internal/lab"
 	"github.com/bellwether-go/cache/internal/record"
 )
@@ -69,6 +70,13 @@ func (s *memServer) left(h record.Header) time.Duration {
 	return left
 }
 
+// marked tells whether the entry has a failed mark in force.
+func (s *memServer) marked(h record.Header) bool {
+	left := time.Duration(h.Lease.Until-s.now()) * time.Microsecond
+	return h.State != record.Stub && h.Lease.Owner == (record.Owner{}) && s.now() < h.StaleUntil &&
+		left > 0 && left <= h.Lease.Duration
+}
+
 func (s *memServer) ttl(key string) time.Duration { return time.Until(s.entries[key].ends) }
 
 func (s *memServer) set(key string, raw []byte, ttl time.Duration) {
@@ -90,7 +98,7 @@ func (s *memServer) acquire(a acquireArgs, inbox string) acquired {
 	h, rest, ok := s.open(a.key)
 	stub := ok && h.State == record.Stub
 	if ok && h.Lease.Owner == a.owner {
-		got.outcome, got.fence = won, h.Lease.Fence
+		got.outcome, got.fence, got.stays = won, h.Lease.Fence, h.ID
 		return got
 	}
 	if ok && a.force && !stub && h.ID == a.owner {
@@ -116,6 +124,10 @@ func (s *memServer) acquire(a acquireArgs, inbox string) acquired {
 			got.wakes = inbox != ""
 			return got
 		}
+		if a.serving && s.marked(h) {
+			got.outcome = later
+			return got
+		}
 	}
 	lease := record.Lease{
 		Owner: a.owner, Fence: max(now, max(h.Fence, h.Lease.Fence)+1), Until: now + a.lease.Microseconds(),
@@ -125,6 +137,7 @@ func (s *memServer) acquire(a acquireArgs, inbox string) acquired {
 		lease.Fence = max(now, 1)
 	}
 	if ok && !stub && !a.force && now < h.StaleUntil {
+		got.stays, lease.Failures = h.ID, h.Lease.Failures
 		ttl := s.ttl(a.key)
 		s.change(a.key, lease, rest)
 		s.set(a.key, s.entries[a.key].raw, max(ttl, a.life))
@@ -132,7 +145,7 @@ func (s *memServer) acquire(a acquireArgs, inbox string) acquired {
 		if !stub {
 			rest = nil
 		}
-		s.set(a.key, append(a.coder.lease(a.key, lease), rest...), a.life)
+		s.set(a.key, append(a.coder.lease(a.key, a.cost, lease), rest...), a.life)
 	}
 	got.outcome, got.fence = won, lease.Fence
 	return got
@@ -165,16 +178,22 @@ func (s *memServer) commit(c commitArgs) committed {
 	return outcome
 }
 
-func (s *memServer) abort(key string, owner record.Owner, fence int64) bool {
+func (s *memServer) abort(key string, owner record.Owner, fence int64, pause time.Duration) bool {
 	h, rest, ok := s.open(key)
 	if !ok || h.Lease.Owner != owner || fence != 0 && h.Lease.Fence != fence {
 		return false
 	}
 	life := (time.Duration(h.StaleUntil-s.now()) * time.Microsecond).Truncate(time.Millisecond)
-	if h.State == record.Stub || life <= 0 {
+	if h.State == record.Stub || life <= 0 || pause < 0 {
 		delete(s.entries, key)
 	} else {
-		s.change(key, record.Lease{Fence: h.Lease.Fence}, rest)
+		lease := record.Lease{Fence: h.Lease.Fence, Failures: h.Lease.Failures}
+		if pause > 0 {
+			lease.Duration = pause << lease.Failures
+			lease.Until = s.now() + lease.Duration.Microseconds()
+			lease.Failures = min(lease.Failures+1, record.MostFailures)
+		}
+		s.change(key, lease, rest)
 		s.set(key, s.entries[key].raw, life)
 	}
 	s.wake(wakeAborted, key, h, rest, "")
@@ -263,7 +282,7 @@ func (m *memStore) acquire(ctx context.Context, a acquireArgs) (acquired, error)
 	m.server.mu.Unlock()
 	got, err := ask(ctx, m, "acquire "+m.server.name(a.owner), func() (acquired, string) {
 		var inbox string
-		if m.r.stream.wakes() {
+		if m.r.stream.wakes() && !a.quiet {
 			inbox = m.r.process
 		}
 		got := m.server.acquire(a, inbox)
@@ -272,6 +291,11 @@ func (m *memStore) acquire(ctx context.Context, a acquireArgs) (acquired, error)
 			return got, "HIT " + m.server.describe(got.record)
 		case busy:
 			return got, "BUSY with " + m.server.name(got.holder)
+		case later:
+			return got, "LATER"
+		}
+		if got.stays != (record.Owner{}) {
+			return got, "WON on " + m.server.name(got.stays)
 		}
 		return got, "WON"
 	})
@@ -298,6 +322,9 @@ func (s *memServer) describe(raw []byte) string {
 	if h.Lease.Owner != (record.Owner{}) {
 		text += fmt.Sprintf(", lease of %s until %d", s.name(h.Lease.Owner), h.Lease.Until)
 	}
+	if h.Lease.Failures > 0 {
+		text += fmt.Sprintf(", %d failures, marked until %d", h.Lease.Failures, h.Lease.Until)
+	}
 	return text
 }
 
@@ -308,9 +335,11 @@ func (m *memStore) commit(ctx context.Context, c commitArgs) (committed, error) 
 	})
 }
 
-func (m *memStore) abort(ctx context.Context, key string, owner record.Owner, fence int64) (bool, error) {
+func (m *memStore) abort(
+	ctx context.Context, key string, owner record.Owner, fence int64, pause time.Duration,
+) (bool, error) {
 	return ask(ctx, m, "abort "+m.server.name(owner), func() (bool, string) {
-		mine := m.server.abort(key, owner, fence)
+		mine := m.server.abort(key, owner, fence, pause)
 		return mine, fmt.Sprint(mine)
 	})
 }
@@ -376,14 +405,19 @@ func TestMemServer(t *testing.T) {
 				case 0, 1:
 					a := acquireArgs{
 						key: fullKey, owner: o, lease: time.Second, life: time.Minute, coder: p.cache.core.coder,
-						force: rng.IntN(5) == 0,
+						force: rng.IntN(5) == 0, serving: rng.IntN(2) == 0, quiet: rng.IntN(3) == 0,
+						cost: early.Cost{Mean: time.Duration(rng.IntN(3)) * time.Second},
 					}
 					if h, _, ok := mem.open(fullKey); ok && rng.IntN(2) == 0 {
 						a.seen = h.ID
 					}
 					var g acquired
 					g, err = scripts.acquire(background, a)
-					m := mem.acquire(a, p.rds.process)
+					inbox := p.rds.process
+					if a.quiet {
+						inbox = ""
+					}
+					m := mem.acquire(a, inbox)
 					if m.outcome == won {
 						fences[o] = m.fence
 					}
@@ -393,7 +427,8 @@ func TestMemServer(t *testing.T) {
 					now := time.Now()
 					c := commitArgs{key: fullKey, owner: o, fence: fences[o], life: 3 * time.Second}
 					c.record = p.cache.core.coder.seal(fullKey, life{
-						owner: o, fence: fences[o], stamp: now.UnixMicro(), freshUntil: now.Add(3 * time.Second).UnixMicro(),
+						owner: o, fence: fences[o], stamp: now.UnixMicro(), freshUntil: now.Add(2 * time.Second).UnixMicro(),
+						stale: time.Second,
 					}, []byte{1})
 					got, err = scripts.commit(background, c)
 					want = mem.commit(c)
@@ -402,8 +437,9 @@ func TestMemServer(t *testing.T) {
 					if rng.IntN(2) == 0 {
 						fence = 0
 					}
-					got, err = scripts.abort(background, fullKey, o, fence)
-					want = mem.abort(fullKey, o, fence)
+					pause := []time.Duration{drop, 0, 500 * time.Millisecond}[rng.IntN(3)]
+					got, err = scripts.abort(background, fullKey, o, fence, pause)
+					want = mem.abort(fullKey, o, fence, pause)
 				case 4:
 					got, err = scripts.renew(background, fullKey, o, fences[o], time.Second, time.Minute)
 					want = mem.renew(fullKey, o, fences[o], time.Second, time.Minute)

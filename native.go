@@ -12,19 +12,23 @@ import (
 )
 
 // nativeStore has the verbs of a lease in plain commands, for servers that forbid scripts. It collapses loads like
-// scripts do, with these differences: a stub expires with its lease, and so carries no deadline; there is no fence,
-// only the owner; nobody is woken, so waiters poll. A change is a WATCH, a bounded read, and a MULTI that fails if
+// scripts do, with these differences: a stub expires with its lease, and so carries no deadline; a lease on a value has
+// one, by this process's estimate of the server's clock; there is no fence, only the owner; nobody is woken, so waiters
+// poll. A change is a WATCH, a bounded read, and a MULTI that fails if
 // the record has moved since: a blind SET or PEXPIRE could overwrite what a newer owner stored.
 type nativeStore struct{ r *Redis }
 
 // retries of a transaction that lost to another one.
 const txTries = 3
 
-// decision is what a transaction does about the record it read: write it for ttl, or remove it if it is nil.
+// decision is what a transaction does about the record it read: write it for ttl; or only its lease, and then lengthen
+// its life to ttl, or, with exact, set it; or remove it.
 type decision struct {
 	act   bool
 	write []byte
+	lease *record.Lease
 	ttl   time.Duration
+	exact bool
 }
 
 // change reads at most limit bytes of the record under key and does what decide says, if nobody changes it meanwhile.
@@ -46,11 +50,22 @@ func change[T any](
 				if result, d = decide(raw); !d.act {
 					return nil
 				}
+				if d.lease != nil && !d.exact {
+					left, err := tx.PTTL(ctx, key).Result()
+					if err != nil {
+						return err
+					}
+					d.ttl = max(d.ttl, left)
+				}
 				_, err = tx.TxPipelined(ctx, func(p redis.Pipeliner) error {
-					if d.write == nil {
-						p.Unlink(ctx, key)
-					} else {
+					switch {
+					case d.lease != nil:
+						p.SetRange(ctx, key, record.EntrySize, string(record.AppendLease(nil, d.lease)))
+						p.PExpire(ctx, key, d.ttl)
+					case d.write != nil:
 						p.Set(ctx, key, d.write, d.ttl)
+					default:
+						p.Unlink(ctx, key)
 					}
 					return nil
 				})
@@ -78,7 +93,7 @@ func (s nativeStore) acquire(ctx context.Context, a acquireArgs) (acquired, erro
 		}
 	}
 	nobody := acquired{now: now, received: time.Now()}
-	stub := a.coder.lease(a.key, record.Lease{Owner: a.owner, Duration: a.lease})
+	stub := a.coder.lease(a.key, a.cost, record.Lease{Owner: a.owner, Duration: a.lease})
 	got, err := change(ctx, s.r, a.key, a.coder.maxRecord(), func(raw []byte) (acquired, decision) {
 		got := nobody
 		h, _, err := a.coder.header(a.key, raw)
@@ -94,6 +109,9 @@ func (s nativeStore) acquire(ctx context.Context, a acquireArgs) (acquired, erro
 			return got, decision{}
 		case err == nil && h.Lease.Owner == a.owner: // the reply of our EXEC was lost
 			got.outcome, got.fence = won, h.Lease.Fence
+			if h.State != record.Stub {
+				got.stays = h.ID
+			}
 			return got, decision{}
 		case a.force:
 		case usable && h.ID != a.seen:
@@ -102,6 +120,16 @@ func (s nativeStore) acquire(ctx context.Context, a acquireArgs) (acquired, erro
 		case err == nil && held:
 			got.outcome, got.holder, got.left = busy, h.Lease.Owner, a.lease
 			return got, decision{}
+		case err == nil && h.State != record.Stub && now < h.StaleUntil:
+			rest := h.Lease.Until - now
+			if a.serving && rest > 0 && rest <= h.Lease.Duration.Microseconds() { // a failed mark
+				got.outcome = later
+				return got, decision{}
+			}
+			got.outcome, got.stays = won, h.ID
+			lease := h.Lease
+			lease.Owner, lease.Until, lease.Duration = a.owner, now+a.lease.Microseconds(), a.lease
+			return got, decision{act: true, lease: &lease, ttl: a.lease}
 		}
 		got.outcome = won
 		return got, decision{act: true, write: stub, ttl: a.lease}
@@ -115,8 +143,8 @@ func (s nativeStore) acquire(ctx context.Context, a acquireArgs) (acquired, erro
 
 func (s nativeStore) commit(ctx context.Context, c commitArgs) (committed, error) {
 	outcome, err := change(ctx, s.r, c.key, record.Size, func(raw []byte) (committed, decision) {
-		switch {
-		case s.mine(raw, c.owner):
+		switch _, mine := heldBy(raw, c.owner); {
+		case mine:
 			return stored, decision{act: true, write: c.record, ttl: c.life}
 		case len(raw) == 0:
 			return missing, decision{}
@@ -129,10 +157,21 @@ func (s nativeStore) commit(ctx context.Context, c commitArgs) (committed, error
 	return outcome, err
 }
 
-func (s nativeStore) abort(ctx context.Context, key string, owner record.Owner, _ int64) (bool, error) {
+func (s nativeStore) abort(ctx context.Context, key string, owner record.Owner, pause time.Duration) (bool, error) {
+	_, now, _ := s.r.clock.now()
 	was, err := change(ctx, s.r, key, record.Size, func(raw []byte) (bool, decision) {
-		mine := s.mine(raw, owner)
-		return mine, decision{act: mine}
+		h, mine := heldBy(raw, owner)
+		life := (time.Duration(h.StaleUntil-now) * time.Microsecond).Truncate(time.Millisecond)
+		if !mine || h.State == record.Stub || life <= 0 || pause < 0 {
+			return mine, decision{act: mine}
+		}
+		free := record.Lease{Fence: h.Lease.Fence, Failures: h.Lease.Failures}
+		if pause > 0 {
+			free.Duration = pause << h.Lease.Failures
+			free.Until = now + free.Duration.Microseconds()
+			free.Failures = min(h.Lease.Failures+1, record.MostFailures)
+		}
+		return true, decision{act: true, lease: &free, ttl: life, exact: true}
 	})
 	return was && err == nil, err
 }
@@ -140,17 +179,26 @@ func (s nativeStore) abort(ctx context.Context, key string, owner record.Owner, 
 func (s nativeStore) renew(
 	ctx context.Context, key string, owner record.Owner, _ int64, lease, _ time.Duration,
 ) (bool, error) {
+	_, now, _ := s.r.clock.now()
 	was, err := change(ctx, s.r, key, record.Size, func(raw []byte) (bool, decision) {
-		mine := s.mine(raw, owner)
-		return mine, decision{act: mine, write: raw, ttl: lease}
+		h, mine := heldBy(raw, owner)
+		switch {
+		case !mine:
+			return false, decision{}
+		case h.State == record.Stub:
+			return true, decision{act: true, write: raw, ttl: lease}
+		}
+		h.Lease.Until, h.Lease.Duration = now+lease.Microseconds(), lease
+		return true, decision{act: true, lease: &h.Lease, ttl: lease}
 	})
 	return was && err == nil, err
 }
 
-// mine reports whether raw is a stub of this owner. Only stubs are written here.
-func (nativeStore) mine(raw []byte, owner record.Owner) bool {
-	h, _, err := record.Open(raw)
-	return err == nil && h.State == record.Stub && h.Lease.Owner == owner
+// heldBy reads the header of a record and reports whether its lease is this owner's. The rest of the record need not be
+// there: a checksum that covers it is not looked at.
+func heldBy(raw []byte, owner record.Owner) (record.Header, bool) {
+	h, err := record.OpenHeader(raw)
+	return h, err == nil && h.Lease.Owner == owner
 }
 
 // aheadOf is AHEAD in barrier.lua.

@@ -19,12 +19,38 @@ type Options struct {
 	// Default: 5 minutes.
 	TTL time.Duration
 
-	// NegativeTTL is how long ErrNotFound is remembered. Negative: not at all.
-	// Default: a tenth of TTL, at most 30 s.
+	// NegativeTTL is how long ErrNotFound is remembered. It is never served stale nor refreshed early. Negative: not at
+	// all; then a loader's ErrNotFound removes the value that was there. Default: a tenth of TTL, at most 30 s.
 	NegativeTTL time.Duration
 
+	// Jitter is the random share, at most, by which each TTL is shortened when a value is stored, for all processes
+	// alike, so that values stored at the same time do not expire at the same time. Up to 1. Negative: none.
+	// Default: 0.1.
+	Jitter float64
+
+	// EarlyRefresh lets one process load a value that is asked for anew, in the background, a little before its TTL is
+	// over: so long before as its loads take, deviations allowed for, and a random time more, whose mean is this share
+	// of that; at most a quarter of the TTL. So who asks for it often never waits for it. Up to 10. Negative: off.
+	// Default: 0.5.
+	EarlyRefresh float64
+
+	// StaleWhileRevalidate is how long after its TTL a value is still served, while it is loaded anew in the background
+	// (RFC 5861). Default: off.
+	StaleWhileRevalidate time.Duration
+
+	// StaleIfError is how long after its TTL a value is still served if loading it anew fails (RFC 5861). The first
+	// callers wait for that; until a load succeeds, others do not. At most one process tries, see Backoff.
+	// Default: off.
+	StaleIfError time.Duration
+
+	// Backoff is how long a key is not loaded after a load of it has failed, doubled with each failure in a row, up to 16
+	// times. While there is a value to serve, all processes keep to it together; without one each for itself, and
+	// GetOrLoad returns the last error of this process meanwhile, unless it is one of a context. At most 5 minutes.
+	// Negative: off. Default: 100 ms.
+	Backoff time.Duration
+
 	// LocalTTL bounds how long a value from Redis is kept in this process's memory, and so how old an answer can be
-	// while this process is cut off from Redis. Values are never kept longer than they are fresh. Negative: values
+	// while this process is cut off from Redis. Values are never kept longer than they may be served. Negative: values
 	// are not kept in memory. Without Redis it has no meaning. Default: TTL, at most 1 minute.
 	LocalTTL time.Duration
 
@@ -87,8 +113,9 @@ type Options struct {
 const MaxKeyBytes = 65536
 
 const (
-	maxTTL   = 100 * 365 * 24 * time.Hour
-	maxValue = 512 << 20 // of a string in Redis
+	maxTTL     = 100 * 365 * 24 * time.Hour
+	maxBackoff = 5 * time.Minute
+	maxValue   = 512 << 20 // of a string in Redis
 )
 
 // withDefaults returns o with defaults filled in, or every mistake in it.
@@ -102,6 +129,12 @@ func (o Options) withDefaults() (Options, error) {
 	check(o.TTL == 0 || o.TTL >= time.Millisecond && o.TTL <= maxTTL, "TTL", o.TTL, "1ms to 100 years")
 	check(o.NegativeTTL <= maxTTL && (o.NegativeTTL <= 0 || o.NegativeTTL >= time.Millisecond),
 		"NegativeTTL", o.NegativeTTL, "1ms to 100 years, or negative")
+	check(o.Jitter <= 1, "Jitter", o.Jitter, "at most 1")
+	check(o.EarlyRefresh <= 10, "EarlyRefresh", o.EarlyRefresh, "at most 10")
+	check(o.StaleWhileRevalidate <= maxTTL, "StaleWhileRevalidate", o.StaleWhileRevalidate, "at most 100 years")
+	check(o.StaleIfError <= maxTTL, "StaleIfError", o.StaleIfError, "at most 100 years")
+	check(o.Backoff <= maxBackoff && (o.Backoff <= 0 || o.Backoff >= time.Millisecond),
+		"Backoff", o.Backoff, "1ms to 5 minutes, or negative")
 	check(o.LoadTimeout >= 0 && o.LoadTimeout <= maxTTL, "LoadTimeout", o.LoadTimeout, "a positive duration")
 	check(o.Lease == 0 || o.Lease >= time.Millisecond && o.Lease <= time.Hour, "Lease", o.Lease, "1ms to 1h")
 	check(o.LocalBytes >= 0, "LocalBytes", o.LocalBytes, "a positive size")
@@ -115,6 +148,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	o.TTL = cmp.Or(o.TTL, 5*time.Minute)
 	o.NegativeTTL = cmp.Or(o.NegativeTTL, max(min(o.TTL/10, 30*time.Second), time.Millisecond))
+	o.Jitter = cmp.Or(o.Jitter, 0.1)
+	o.EarlyRefresh = cmp.Or(o.EarlyRefresh, 0.5)
+	o.Backoff = cmp.Or(o.Backoff, 100*time.Millisecond)
 	o.LocalTTL = cmp.Or(o.LocalTTL, min(o.TTL, time.Minute))
 	if o.LocalBytes > 0 {
 		o.LocalEntries = cmp.Or(o.LocalEntries, -1)
@@ -150,8 +186,22 @@ func checkName(what, name string) error {
 type CallOption func(*callOptions)
 
 type callOptions struct {
-	ttl  time.Duration // 0: Options.TTL; negative: not stored
-	tags []string
+	ttl     time.Duration // 0: Options.TTL; negative: not stored
+	tags    []string
+	noStale bool
+	cached  bool // do not load
+	forced  bool // load in any case
+}
+
+// kind is that of the flights which the call may join.
+func (co *callOptions) kind() kind {
+	switch {
+	case co.forced:
+		return forced
+	case co.noStale:
+		return strict
+	}
+	return ordinary
 }
 
 func newCallOptions(opts []CallOption) (co callOptions) {
@@ -165,10 +215,27 @@ func newCallOptions(opts []CallOption) (co callOptions) {
 // Zero means Options.TTL; negative, that the value is not stored at all. If the call joins a load that another one
 // began, that one's TTL counts.
 func WithTTL(d time.Duration) CallOption {
+	d = boundTTL(d)
+	return func(c *callOptions) { c.ttl = d }
+}
+
+func boundTTL(d time.Duration) time.Duration {
 	if d > 0 {
 		d = min(max(d, time.Millisecond), maxTTL)
 	}
-	return func(c *callOptions) { c.ttl = d }
+	return d
+}
+
+// WithoutStale makes the call wait for a fresh value where it would have been served a stale one, and fail if the load
+// does.
+func WithoutStale() CallOption {
+	return func(c *callOptions) { c.noStale = true }
+}
+
+// OnlyIfCached makes GetOrLoad return ErrNotCached where it would have called the loader or waited for one. It loads
+// nothing in the background either.
+func OnlyIfCached() CallOption {
+	return func(c *callOptions) { c.cached = true }
 }
 
 // WithTags gives the value that this call stores tags, by which DeleteTags finds it. They are any bytes. If the call joins

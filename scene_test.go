@@ -126,6 +126,12 @@ func (s *stage) get(a *actor, key string, words []string) {
 	if d := opts["ttl"]; d != "" {
 		co = append(co, WithTTL(duration(d)))
 	}
+	if has(opts, "fresh") {
+		co = append(co, WithoutStale())
+	}
+	if has(opts, "cached") {
+		co = append(co, OnlyIfCached())
+	}
 	co = append(co, s.tags(a, key, opts)...)
 	s.begin(a, key, opts, func(ctx context.Context, name string) string {
 		began := time.Now()
@@ -142,7 +148,7 @@ func (s *stage) get(a *actor, key string, words []string) {
 		case ctx.Err() == nil && (errors.Is(err, context.Canceled) ||
 			errors.Is(err, context.DeadlineExceeded) && time.Since(began) < a.cache.core.opts.LoadTimeout):
 			s.t.Errorf("%s got an error of another context: %v", name, err)
-		case !errors.Is(err, errOrigin) && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrClosed) &&
+		case !errors.Is(err, errOrigin) && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrNotCached) &&
 			!errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &p):
 			s.t.Errorf("%s got an error that is nobody's: %v", name, err)
 		}
@@ -228,6 +234,15 @@ func (s *stage) loader(a *actor, name string, opts map[string]string) Loader[str
 				note("'s load gets an error: " + err.Error())
 			}
 		}
+		if d := opts["setttl"]; d != "" {
+			LoadFrom(ctx).SetTTL(duration(d))
+		}
+		if has(opts, "nostore") {
+			LoadFrom(ctx).NoStore()
+		}
+		if old, ok := Previous[string](ctx); ok && has(opts, "previous") {
+			note(" is told of " + quote(old))
+		}
 		if tags := opts["settags"]; tags != "" {
 			LoadFrom(ctx).SetTags(strings.Split(tags, ",")...)
 		}
@@ -236,27 +251,11 @@ func (s *stage) loader(a *actor, name string, opts map[string]string) Loader[str
 	}
 }
 
-// refresh loads under a lease that is taken while the value is there and stays there.
+// refresh understands "refresh k load=1s".
 func (s *stage) refresh(a *actor, key string, opts map[string]string) {
 	s.begin(a, key, nil, func(ctx context.Context, name string) string {
-		c := a.cache.core
-		full := c.redis.key(c.name, key)
-		raw, err := c.store.read(ctx, full, c.coder.maxRecord())
-		if err != nil {
-			return outcomeOf("", err)
-		}
-		h, _, err := c.coder.header(full, raw)
-		if err != nil {
-			return outcomeOf("", err)
-		}
-		f := &flight{key: key, full: full, ctx: ctx}
-		load := s.loader(a, name, opts)
-		f.load = func(ctx context.Context, key string) (any, error) { return load(ctx, key) }
-		res := refreshNow(c, f, h.ID)
-		if res == nil {
-			return "leaves it alone"
-		}
-		return outcomeOf(fmt.Sprintf("has refreshed %q", res.value), res.err)
+		v, err := a.cache.Refresh(ctx, key, s.loader(a, name, opts))
+		return outcomeOf("has refreshed "+quote(v), err)
 	})
 }
 
@@ -361,8 +360,13 @@ func (s *stage) start(words []string) {
 	o := Options{
 		TTL: duration(opts["ttl"]), NegativeTTL: duration(opts["negative"]), LocalTTL: duration(opts["local"]),
 		Lease: duration(opts["lease"]), LoadTimeout: duration(opts["timeout"]), CancelAbandoned: has(opts, "cancel-abandoned"),
-		Tags: has(opts, "tags"),
+		Tags: has(opts, "tags"), StaleWhileRevalidate: duration(opts["stale"]), StaleIfError: duration(opts["stale-if-error"]),
+		Backoff: duration(opts["backoff"]),
 	}
+	if has(opts, "early") {
+		o.EarlyRefresh = 0.5
+	}
+	o = exact(o)
 	o.MaxValueBytes, _ = strconv.Atoi(opts["max"])
 	if has(opts, "no-compression") {
 		o.CompressAbove = -1
@@ -389,6 +393,7 @@ func (s *stage) start(words []string) {
 		if p.cache, err = New[string](cmp.Or(opts["name"], "user"), o); err != nil {
 			panic(err)
 		}
+		p.cache.core.chance = func(uint64) float64 { return 0 } // the latest
 		s.procs[name] = &actor{proc: p}
 		s.script.processes = append(s.script.processes, name)
 		s.settle(0)
@@ -449,7 +454,8 @@ func (s *stage) end() {
 // options understands "a b=c".
 func options(words []string) map[string]string {
 	const known = " load within ttl fails notfound panics exits hangs deletes nests tags settags" +
-		" negative local lease timeout version name max no-compression cancel-abandoned no-retries no-redis "
+		" negative local lease timeout version name max no-compression cancel-abandoned no-retries no-redis " +
+		" stale stale-if-error backoff early fresh cached setttl nostore previous "
 	opts := map[string]string{}
 	for _, w := range words {
 		name, value, _ := strings.Cut(w, "=")

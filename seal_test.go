@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/bellwether-go/cache/internal/early"
 	"github.com/bellwether-go/cache/internal/lab"
 	"github.com/bellwether-go/cache/internal/record"
 )
@@ -53,7 +54,7 @@ func TestSealed(t *testing.T) {
 func TestForged(t *testing.T) {
 	const key = "cache:user:k"
 	now := time.Now().UnixMicro()
-	at := life{owner: record.Owner{1}, fence: now, stamp: now, freshUntil: now + 1e6, cost: time.Second}
+	at := life{owner: record.Owner{1}, fence: now, stamp: now, freshUntil: now + 1e6, cost: early.Cost{Mean: time.Second}}
 	for _, negative := range []bool{false, true} {
 		o := Options{Secrets: []Secret{newSecret(1)}, CompressAbove: 10}
 		c := coderFor[string](t, o)

@@ -150,7 +150,7 @@ func (tr *trial) newPlayer(name string) *player {
 	if tr.local {
 		o.LocalTTL, o.LocalBytes = time.Hour, 1<<20
 	}
-	c, err := New[int]("user", o)
+	c, err := New[int]("user", exact(o))
 	if err != nil {
 		panic(err)
 	}

@@ -6,6 +6,7 @@ import "sync/atomic"
 type Stats struct {
 	LocalHits uint64 // calls answered from memory
 	RedisHits uint64 // answers found in Redis, each perhaps for many calls
+	StaleHits uint64 // calls answered with a value past its TTL
 
 	Loads          uint64 // loaders called
 	LoadErrors     uint64 // ... that returned an error other than ErrNotFound, panics included
@@ -14,6 +15,10 @@ type Stats struct {
 	LoadsOutdated  uint64 // ... whose tags were deleted meanwhile: not for calls that came after that
 	LateLoads      uint64 // ... that returned a value after that; it was dropped
 	LoadsUnleased  uint64 // ... without a lease, because Redis did not answer or the entry is another version's
+
+	Refreshes        uint64 // flights in the background, for values that are due or stale
+	RefreshesSkipped uint64 // ... that were not begun, because there were too many
+	LoadsPostponed   uint64 // flights that did not load, because the last load had failed a moment ago
 
 	LeasesWon       uint64 // to load
 	LeasesTakenOver uint64 // ... after waiting for another process
@@ -44,11 +49,13 @@ type stats struct {
 	waits, waitTimeouts, wakes, polls, rounds                 atomic.Uint64
 	deletesRepeated, deletesDropped, outdated                 atomic.Uint64
 	redisErrors, unreadable, others, gaps                     atomic.Uint64
+	staleHits, refreshes, refreshesSkipped, postponed         atomic.Uint64
 }
 
 func (s *stats) snapshot() Stats {
 	return Stats{
-		LocalHits: s.localHits.Load(), RedisHits: s.redisHits.Load(),
+		LocalHits: s.localHits.Load(), RedisHits: s.redisHits.Load(), StaleHits: s.staleHits.Load(),
+		Refreshes: s.refreshes.Load(), RefreshesSkipped: s.refreshesSkipped.Load(), LoadsPostponed: s.postponed.Load(),
 		Loads: s.loads.Load(), LoadErrors: s.loadErrors.Load(), LoadPanics: s.panics.Load(),
 		LoadsAbandoned: s.abandoned.Load(), LateLoads: s.lateLoads.Load(), LoadsUnleased: s.unleased.Load(),
 		LeasesWon: s.leases.Load(), LeasesTakenOver: s.takeovers.Load(), LeasesLost: s.lost.Load(),

@@ -162,18 +162,21 @@ func wrongType(err error) bool {
 }
 
 func (s *scriptStore) acquire(ctx context.Context, a acquireArgs) (acquired, error) {
-	var seen, inbox, force string
+	var seen, inbox, force, serving string
 	if a.seen != (record.Owner{}) {
 		seen = string(a.seen[:])
 	}
-	if s.r.stream.wakes() {
+	if s.r.stream.wakes() && !a.quiet {
 		inbox = s.r.process
 	}
 	if a.force {
 		force = "1"
 	}
+	if a.serving {
+		serving = "1"
+	}
 	reply, err := s.run(ctx, s.acquireL, a.key, string(a.owner[:]), a.lease.Microseconds(), a.life.Milliseconds(), seen,
-		a.coder.stub(a.key), inbox, a.coder.maxRecord(), force, a.broken)
+		a.coder.stub(a.key, a.cost), inbox, a.coder.maxRecord(), force, a.broken, serving)
 	if err != nil {
 		if errors.Is(err, errForbidden) {
 			return s.native.acquire(ctx, a)
@@ -219,6 +222,9 @@ func parseAcquired(reply []any) (got acquired, err error) {
 	case "WON":
 		got.outcome = won
 		fence(2)
+		if _, id := field(3); id != "" && copy(got.stays[:], id) != len(got.stays) {
+			err = errReply
+		}
 	case "BUSY":
 		got.outcome = busy
 		var text string
@@ -231,6 +237,8 @@ func parseAcquired(reply []any) (got acquired, err error) {
 		fence(4)
 		noted, _ := field(5)
 		got.wakes = noted == 1
+	case "LATER":
+		got.outcome = later
 	case "OTHER":
 		got.outcome = other
 	default:
@@ -269,14 +277,16 @@ func (s *scriptStore) commit(ctx context.Context, c commitArgs) (committed, erro
 	return 0, errReply
 }
 
-func (s *scriptStore) abort(ctx context.Context, key string, owner record.Owner, fence int64) (bool, error) {
+func (s *scriptStore) abort(
+	ctx context.Context, key string, owner record.Owner, fence int64, pause time.Duration,
+) (bool, error) {
 	var tenure string
 	if fence != 0 {
 		tenure = strconv.FormatInt(fence, 10)
 	}
-	reply, err := s.run(ctx, s.abortL, key, string(owner[:]), tenure, s.inbox, s.everybody)
+	reply, err := s.run(ctx, s.abortL, key, string(owner[:]), tenure, s.inbox, s.everybody, pause.Microseconds())
 	if errors.Is(err, errForbidden) {
-		return s.native.abort(ctx, key, owner, fence)
+		return s.native.abort(ctx, key, owner, pause)
 	}
 	return err == nil && reply[0] == int64(1), err
 }

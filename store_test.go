@@ -48,13 +48,13 @@ func TestRefresh(t *testing.T) {
 			t.Errorf("%q, TTL %v", v, w.Redis.TTL(fullKey))
 		}
 
-		if mine, err := s.abort(background, fullKey, record.Owner{2}, first.fence); mine || err != nil {
+		if mine, err := s.abort(background, fullKey, record.Owner{2}, first.fence, 0); mine || err != nil {
 			t.Errorf("another's: %v, %v", mine, err)
 		}
-		if mine, err := s.abort(background, fullKey, record.Owner{1}, first.fence+1); mine || err != nil {
+		if mine, err := s.abort(background, fullKey, record.Owner{1}, first.fence+1, 0); mine || err != nil {
 			t.Errorf("another tenure's: %v, %v", mine, err)
 		}
-		if mine, err := s.abort(background, fullKey, record.Owner{1}, first.fence); !mine || err != nil {
+		if mine, err := s.abort(background, fullKey, record.Owner{1}, first.fence, 0); !mine || err != nil {
 			t.Errorf("%v, %v", mine, err)
 		}
 		if ttl := w.Redis.TTL(fullKey); ttl != 10*time.Second {
@@ -111,7 +111,7 @@ func TestPastTheEnd(t *testing.T) {
 		if _, ok := p.cache.Get(background, "k"); ok {
 			t.Error("served after its end")
 		}
-		if mine, err := s.abort(background, fullKey, record.Owner{1}, got.fence); !mine || err != nil || w.Redis.Exists(fullKey) {
+		if mine, err := s.abort(background, fullKey, record.Owner{1}, got.fence, 0); !mine || err != nil || w.Redis.Exists(fullKey) {
 			t.Errorf("%v, %v", mine, err)
 		}
 		if got, err = s.acquire(background, a); err != nil || got.outcome != won {

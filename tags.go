@@ -281,5 +281,5 @@ func (c *core) stillValid(f *flight, stamp int64, res *result, began uint64) boo
 
 // tagLife is how long a barrier may be needed for what is stored with this TTL.
 func (c *core) tagLife(ttl time.Duration) time.Duration {
-	return max(ttl, c.opts.TTL) + c.opts.LoadTimeout
+	return max(ttl, c.opts.TTL) + c.longestStale() + c.opts.LoadTimeout
 }

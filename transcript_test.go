@@ -251,6 +251,9 @@ func (tr *transcript) record(raw string) string {
 	if h.Lease.Owner != (record.Owner{}) {
 		text += ", lease of " + tr.owner(string(h.Lease.Owner[:]))
 	}
+	if n := h.Lease.Failures; n > 0 {
+		text += fmt.Sprintf(", %d failed", n)
+	}
 	return text
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bellwether-go/cache/internal/early"
 	"github.com/bellwether-go/cache/internal/record"
 )
 
@@ -35,7 +36,7 @@ func TestWireGoldens(t *testing.T) {
 	long := strings.Repeat("hello ", 100)
 	at := life{
 		owner: record.Owner([]byte("0123456789abcdef")), fence: 1767225600000000, stamp: 1767225600000000,
-		freshUntil: 1767225900000000, cost: 300 * time.Millisecond,
+		freshUntil: 1767225900000000, cost: early.Cost{Mean: 300 * time.Millisecond},
 	}
 	lease := record.Lease{Owner: at.owner, Fence: at.fence, Until: 1767225602000000, Duration: 2 * time.Second}
 	for _, c := range []struct {
@@ -64,10 +65,10 @@ func TestWireGoldens(t *testing.T) {
 			return c.seal("cache:user:k", l, nil)
 		}, nil, record.Negative},
 		{"format1-stub.hex", coderFor[string](t, Options{}), func(c *coder) []byte {
-			return append(c.lease("cache:user:k", lease), "inbox-of-a-proce"...)
+			return append(c.lease("cache:user:k", early.Cost{}, lease), "inbox-of-a-proce"...)
 		}, nil, record.Stub},
 		{"format1-native-stub.hex", coderFor[string](t, Options{}), func(c *coder) []byte {
-			return c.lease("cache:user:k", record.Lease{Owner: at.owner, Duration: 2 * time.Second})
+			return c.lease("cache:user:k", early.Cost{}, record.Lease{Owner: at.owner, Duration: 2 * time.Second})
 		}, nil, record.Stub},
 	} {
 		raw := text(c.name)

@@ -11,11 +11,14 @@
 -- ARGV[7]  largest record the caller takes, bytes
 -- ARGV[8]  '1': take the lease whoever holds it, and drop the value (Set)
 -- ARGV[9]  checksum of a record that the caller was not able to read, 8 bytes, or '': it is replaced, whatever it says
+-- ARGV[10] '1': the caller has a value to serve, and does not want the lease while a failed mark is in force
 --
 -- Replies, each with the owner at its end
 --          {'HIT', now, record}
---          {'WON', now, fence}         also if this owner's lease is there already: a lost reply costs nothing
+--          {'WON', now, fence, id}     also if this owner's lease is there already: a lost reply costs nothing; id of the
+--                                      entry that stays there meanwhile, or ''
 --          {'BUSY', now, owner, left, fence, noted}  left in us; noted 1: the owner has been asked to wake the caller
+--          {'LATER', now, left}        a failed mark is in force for that long, us
 --          {'OTHER', now}              an entry of a newer version, or of another type: leave it alone
 
 local owner, seen, stub, inbox, force = ARGV[1], ARGV[4], ARGV[5], ARGV[6], ARGV[8] == '1'
@@ -36,8 +39,8 @@ else
 end
 
 if r then
-  if r.owner == owner then return answer('WON', now, r.lease_fence) end
-  if force and not r.stub and r.id == owner then return answer('WON', now, r.fence) end -- a late copy: COMMIT has been here
+  if r.owner == owner then return answer('WON', now, r.lease_fence, r.stub and '' or r.id) end
+  if force and not r.stub and r.id == owner then return answer('WON', now, r.fence, '') end -- a late copy: COMMIT has been here
   if not force then
     if not r.stub and now < r.fresh and r.id ~= seen and redis.call('STRLEN', KEYS[1]) <= tonumber(ARGV[7]) then
       return answer('HIT', now, redis.call('GET', KEYS[1]))
@@ -53,23 +56,27 @@ if r then
           if r.stub and #list < MOST * 16 then
             ok = redis.pcall('APPEND', KEYS[1], inbox)
           else
-            ok = redis.pcall('SETRANGE', KEYS[1], 194, '1')
+            ok = redis.pcall('SETRANGE', KEYS[1], 194, string.format('%d', 1 + 2 * r.failures))
           end
           noted = type(ok) == 'number'
         end
       end
       return answer('BUSY', now, r.owner, held, r.lease_fence, noted and 1 or 0)
     end
+    if ARGV[10] == '1' and r.owner == NONE and not r.stub and now < r.stale and ahead(r, now) > 0 then
+      return answer('LATER', now, ahead(r, now))
+    end
   end
   list = waiting(r)
 end
 
 fence = math.max(now, fence + 1)
-local lease = tenure(owner, fence, now + ARGV[2], tonumber(ARGV[2]), r and r.all)
-if r and not r.stub and not force and now < r.stale then
+local stays = r and not r.stub and not force and now < r.stale
+local lease = tenure(owner, fence, now + ARGV[2], tonumber(ARGV[2]), r and r.all, stays and r.failures or 0)
+if stays then
   redis.call('SETRANGE', KEYS[1], 136, lease)
   if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 else
   redis.call('SET', KEYS[1], stub .. lease .. list, 'PX', ARGV[3])
 end
-return answer('WON', now, fence)
+return answer('WON', now, fence, stays and r.id or '')

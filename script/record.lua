@@ -7,15 +7,16 @@
 --     5   version, 10 digits             169  until, server us, 16 digits
 --    15   digest of the key, 8 bytes     185  duration, us, 10 digits
 --    23   digest of the type, 8 bytes    195  "1": wake everybody
---    31   entry id, 16 bytes             196  newline
---    47   fence, 16 digits               197  payload; on a stub the inboxes
---    79   fresh until, us, 16 digits          of those who wait, 16 bytes each
---    95   stale until, us, 16 digits
+--    31   entry id, 16 bytes                  + 2 for each failed load, at most 4
+--    47   fence, 16 digits               196  newline
+--    79   fresh until, us, 16 digits     197  payload; on a stub the inboxes
+--    95   stale until, us, 16 digits          of those who wait, 16 bytes each
 --
+-- A value without an owner but with a deadline has a failed mark: until then who has a value to serve does not try again.
 -- Numbers are doubles: microseconds fit exactly until the year 2255.
 -- '%d' writes them: tostring would lose digits, and '%.0f' takes twice as long.
 
-local SIZE, NONE, MOST = 196, string.rep('\0', 16), 32
+local SIZE, NONE, MOST, FAILURES = 196, string.rep('\0', 16), 32, 4
 
 local function clock()
   local t = redis.call('TIME')
@@ -36,9 +37,10 @@ local function open(broken)
   local raw = redis.pcall('GETRANGE', KEYS[1], 0, SIZE - 1)
   if type(raw) ~= 'string' or #raw < SIZE or string.sub(raw, 1, 3) ~= 'bw1' or string.sub(raw, 129, 136) == broken
     or not string.find(string.sub(raw, 5, 14), '^%d+$') or not string.find(string.sub(raw, 47, 110), '^[0-8]%d+$')
-    or not string.find(string.sub(raw, 153, 194), '^[0-8]%d+$') then
+    or not string.find(string.sub(raw, 153, 195), '^[0-8]%d+$') then
     return nil
   end
+  local news = tonumber(string.sub(raw, 195, 195))
   return {
     stub = string.sub(raw, 4, 4) == 'S',
     version = tonumber(string.sub(raw, 5, 14)),
@@ -52,7 +54,8 @@ local function open(broken)
     lease_fence = tonumber(string.sub(raw, 153, 168)),
     lease_until = tonumber(string.sub(raw, 169, 184)),
     lease = tonumber(string.sub(raw, 185, 194)),
-    all = string.sub(raw, 195, 195) == '1',
+    all = news % 2 == 1,
+    failures = math.floor(news / 2),
   }
 end
 
@@ -61,20 +64,25 @@ local function mine(r, owner, fence)
   return r and r.owner == owner and (fence == '' or r.lease_fence == tonumber(fence))
 end
 
--- left returns the time the lease in r still has, 0 if there is none in force. A deadline further away than
--- the lease is long means that the clock was set back: the lease is over. A lease written without
--- scripts has no deadline of its own: it lives as long as its stub.
-local function left(r, now)
-  if r.owner == NONE then return 0 end
-  if r.lease_until == 0 then return math.max(redis.call('PTTL', KEYS[1]), 0) * 1000 end
+-- ahead returns the time to the deadline in r, 0 if it has passed. A deadline further away than the lease, or the pause
+-- after a failure, is long means that the clock was set back: it is over.
+local function ahead(r, now)
   local rest = r.lease_until - now
   if rest > 0 and rest <= r.lease then return rest end
   return 0
 end
 
+-- left returns the time the lease in r still has, 0 if there is none in force. A lease written without scripts on a stub
+-- has no deadline of its own: it lives as long as the stub.
+local function left(r, now)
+  if r.owner == NONE then return 0 end
+  if r.lease_until == 0 then return math.max(redis.call('PTTL', KEYS[1]), 0) * 1000 end
+  return ahead(r, now)
+end
+
 -- tenure writes the lease part of a record.
-local function tenure(owner, fence, till, lease, all)
-  return owner .. string.format('%016d%016d%010d', fence, till, lease) .. (all and '1' or '0') .. '\n'
+local function tenure(owner, fence, till, lease, all, failures)
+  return owner .. string.format('%016d%016d%010d%d', fence, till, lease, (all and 1 or 0) + 2 * failures) .. '\n'
 end
 
 -- waiting returns the inboxes noted on the stub r.

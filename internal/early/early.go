@@ -22,7 +22,7 @@ func (c Cost) After(load time.Duration) Cost {
 	}
 	return Cost{
 		Mean:      c.Mean + (load-c.Mean)/8,
-		Deviation: c.Deviation + ((load - c.Mean).Abs()-c.Deviation)/4,
+		Deviation: c.Deviation + ((load-c.Mean).Abs()-c.Deviation)/4,
 	}
 }
 
@@ -39,3 +39,16 @@ func Ahead(ttl time.Duration, c Cost, beta, chance float64) time.Duration {
 	ahead := float64(c.Bound()) * (1 - beta*math.Log1p(-chance))
 	return time.Duration(min(ahead, float64(ttl/share)))
 }
+
+// Cost32 is a Cost in microseconds, of 71 minutes at most.
+type Cost32 struct{ mean, deviation uint32 }
+
+// Pack returns the Cost in its small form.
+func (c Cost) Pack() Cost32 { return Cost32{micros(c.Mean), micros(c.Deviation)} }
+
+// Unpack is the inverse of Pack.
+func (c Cost32) Unpack() Cost {
+	return Cost{time.Duration(c.mean) * time.Microsecond, time.Duration(c.deviation) * time.Microsecond}
+}
+
+func micros(d time.Duration) uint32 { return uint32(min(max(d/time.Microsecond, 0), math.MaxUint32)) }

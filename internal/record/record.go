@@ -31,14 +31,15 @@ const (
 	stampAt      = 62
 	freshAt      = 78
 	staleAt      = 94
-	costAt       = 110
+	deviationAt  = 110
+	costAt       = 114
 	compressedAt = 118
 	sealedAt     = 119 // a digit: 1 if sealed, 2 if tagged, 3 if both
 	rawAt        = 120
 	sumAt        = 128
 	leaseAt      = 136
 	untilAt      = leaseAt + 32
-	allAt        = leaseAt + 58
+	allAt        = leaseAt + 58 // a digit: 1 to wake everybody, and two for each failure
 )
 
 const magic = "bw1" // two bytes of name, one of format version
@@ -66,7 +67,8 @@ type Header struct {
 	Stamp      int64  // before its load began
 	FreshUntil int64
 	StaleUntil int64
-	Cost       time.Duration // of the load
+	Cost       time.Duration // of a load, smoothed, and how much it deviates; 71 minutes at most
+	Deviation  time.Duration
 	Compressed bool
 	Sealed     bool   // the payload is encrypted, after compression
 	Tagged     bool   // the entry has barriers, and its tags before its payload
@@ -74,14 +76,19 @@ type Header struct {
 	Lease      Lease
 }
 
-// Lease is the right to compute the next value.
+// Lease is the right to compute the next value. Without an owner and with a deadline it is a failed mark: the last load
+// failed, and until then nobody who has a value to serve is to try again.
 type Lease struct {
 	Owner    Owner
 	Fence    int64
-	Until    int64 // 0 on a lease written without scripts: it ends with the key's own TTL
+	Until    int64 // 0 on a stub written without scripts: the lease ends with the key's own TTL
 	Duration time.Duration
 	All      bool // waiters are woken on the channel of everybody
+	Failures int  // loads that failed since the entry was stored, MostFailures for more
 }
+
+// MostFailures is the largest number of failures that a record counts.
+const MostFailures = 4
 
 // ErrUnreadable is returned by Open for anything that Append did not write.
 var ErrUnreadable = errors.New("record: unreadable")
@@ -94,12 +101,17 @@ func Append(b []byte, h *Header, payload []byte) []byte {
 	start := len(b)
 	b = AppendEntry(b, h)
 	b = binary.BigEndian.AppendUint64(b, sum(b[start:], payload))
-	b = append(b, h.Lease.Owner[:]...)
-	b = digits(b, h.Lease.Fence, 16)
-	b = digits(b, h.Lease.Until, 16)
-	b = digits(b, int64(h.Lease.Duration/time.Microsecond), 10)
-	b = append(b, flag(h.Lease.All), '\n')
+	b = AppendLease(b, &h.Lease)
 	return append(b, payload...)
+}
+
+// AppendLease appends the part of a record from EntrySize to Size.
+func AppendLease(b []byte, l *Lease) []byte {
+	b = append(b, l.Owner[:]...)
+	b = digits(b, l.Fence, 16)
+	b = digits(b, l.Until, 16)
+	b = digits(b, int64(l.Duration/time.Microsecond), 10)
+	return append(b, flag(l.All)+2*byte(l.Failures), '\n')
 }
 
 // AppendEntry appends what Open reads from the part under the checksum to b, but for the checksum.
@@ -114,28 +126,38 @@ func AppendEntry(b []byte, h *Header) []byte {
 	b = digits(b, h.Stamp, 16)
 	b = digits(b, h.FreshUntil, 16)
 	b = digits(b, h.StaleUntil, 16)
-	b = binary.BigEndian.AppendUint64(b, uint64(h.Cost/time.Microsecond))
+	b = binary.BigEndian.AppendUint32(b, micros(h.Deviation))
+	b = binary.BigEndian.AppendUint32(b, micros(h.Cost))
 	b = append(b, flag(h.Compressed), flag(h.Sealed)+2*(flag(h.Tagged)-'0'))
 	return binary.BigEndian.AppendUint64(b, h.RawLen)
 }
 
 // Open reads a record. The payload is a part of b. It allocates nothing, whatever b holds.
 func Open(b []byte) (h Header, payload []byte, err error) {
-	if len(b) < Size || string(b[:stateAt]) != magic {
-		return h, nil, ErrUnreadable
+	if h, err = OpenHeader(b); err != nil {
+		return h, nil, err
 	}
-	h.State = State(b[stateAt])
 	payload = b[Size:]
 	covered := payload
-	switch h.State {
-	case Value, Negative:
-	case Stub:
+	if h.State == Stub {
 		covered = nil // what follows a stub is the list of those who wait
-	default:
-		return h, nil, ErrUnreadable
 	}
 	if binary.BigEndian.Uint64(b[sumAt:]) != sum(b[:sumAt], covered) {
-		return h, nil, ErrUnreadable
+		return Header{}, nil, ErrUnreadable
+	}
+	return h, payload, nil
+}
+
+// OpenHeader reads a record without looking at its checksum, whose payload need not be there.
+func OpenHeader(b []byte) (h Header, err error) {
+	if len(b) < Size || string(b[:stateAt]) != magic {
+		return h, ErrUnreadable
+	}
+	h.State = State(b[stateAt])
+	switch h.State {
+	case Value, Negative, Stub:
+	default:
+		return Header{}, ErrUnreadable
 	}
 	p := parser{b: b}
 	version := p.digits(versionAt, 10)
@@ -147,7 +169,8 @@ func Open(b []byte) (h Header, payload []byte, err error) {
 	h.Stamp = p.digits(stampAt, 16)
 	h.FreshUntil = p.digits(freshAt, 16)
 	h.StaleUntil = p.digits(staleAt, 16)
-	h.Cost = time.Duration(min(binary.BigEndian.Uint64(b[costAt:]), 1<<52)) * time.Microsecond
+	h.Deviation = time.Duration(binary.BigEndian.Uint32(b[deviationAt:])) * time.Microsecond
+	h.Cost = time.Duration(binary.BigEndian.Uint32(b[costAt:])) * time.Microsecond
 	h.Compressed = p.flag(compressedAt)
 	switch b[sealedAt] {
 	case '0', '1', '2', '3':
@@ -160,11 +183,15 @@ func Open(b []byte) (h Header, payload []byte, err error) {
 	h.Lease.Fence = p.digits(leaseAt+16, 16)
 	h.Lease.Until = p.digits(untilAt, 16)
 	h.Lease.Duration = time.Duration(p.digits(untilAt+16, 10)) * time.Microsecond
-	h.Lease.All = p.flag(allAt)
-	if p.bad || version > math.MaxUint32 || b[Size-1] != '\n' {
-		return Header{}, nil, ErrUnreadable
+	news := b[allAt] - '0' // who is woken, and the failures
+	if news > 1+2*MostFailures {
+		p.bad = true
 	}
-	return h, payload, nil
+	h.Lease.All, h.Lease.Failures = news&1 != 0, int(news/2)
+	if p.bad || version > math.MaxUint32 || b[Size-1] != '\n' {
+		return Header{}, ErrUnreadable
+	}
+	return h, nil
 }
 
 // Sum returns the checksum in b, which tells it apart even if it is wrong; nothing if b is too short to be a record.
@@ -183,6 +210,8 @@ func sum(entry, payload []byte) uint64 {
 	_, _ = d.Write(payload)
 	return d.Sum64()
 }
+
+func micros(d time.Duration) uint32 { return uint32(min(max(d/time.Microsecond, 0), math.MaxUint32)) }
 
 func flag(on bool) byte {
 	if on {

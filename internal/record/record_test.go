@@ -78,7 +78,7 @@ func TestOffsetsOfScripts(t *testing.T) {
 	for name, want := range map[string][2]int{
 		"version": {versionAt, 10}, "key": {keyAt, 8}, "type": {typeAt, 8}, "id": {idAt, 16}, "fence": {fenceAt, 16},
 		"fresh": {freshAt, 16}, "stale": {staleAt, 16}, "owner": {leaseAt, 16}, "lease_fence": {leaseAt + 16, 16},
-		"lease_until": {untilAt, 16}, "lease": {untilAt + 16, 10}, "all": {allAt, 1},
+		"lease_until": {untilAt, 16}, "lease": {untilAt + 16, 10}, "news": {allAt, 1},
 	} {
 		m := regexp.MustCompile(`\s` + name + ` = [a-z.(]*string\.sub\(raw, (\d+), (\d+)\)|\s` + name +
 			` = string\.sub\(raw, (\d+), (\d+)\)`).FindStringSubmatch(string(lua))
@@ -92,8 +92,11 @@ func TestOffsetsOfScripts(t *testing.T) {
 			t.Errorf("%s: the script reads %d to %d, want %d to %d", name, from, to, want[0]+1, want[0]+want[1])
 		}
 	}
-	if !strings.Contains(string(lua), "SIZE, NONE, MOST = "+strconv.Itoa(Size)+",") {
+	if !strings.Contains(string(lua), "SIZE, NONE, MOST, FAILURES = "+strconv.Itoa(Size)+",") {
 		t.Error("SIZE")
+	}
+	if !strings.Contains(string(lua), ", "+strconv.Itoa(MostFailures)+"\n") {
+		t.Error("FAILURES")
 	}
 }
 

@@ -1,0 +1,97 @@
+package cache
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Load is what a loader can say about what it loads, if it asks LoadFrom for it. All methods may be called on a nil *Load,
+// so that loaders can be tested without a cache, and from several goroutines; after the loader has returned they do
+// nothing.
+type Load struct {
+	mu      sync.Mutex
+	tags    []string      // guarded by mu
+	ttl     time.Duration // guarded by mu
+	noStore bool          // guarded by mu
+}
+
+// LoadFrom returns what the loader that was given ctx, or a context made from it, can say about its load; nil elsewhere.
+func LoadFrom(ctx context.Context) *Load {
+	f := flightFrom(ctx)
+	if f == nil {
+		return nil
+	}
+	return &f.told
+}
+
+func flightFrom(ctx context.Context) *flight {
+	f, _ := ctx.Value(loadedBy{}).(*flight)
+	return f
+}
+
+// Previous returns the value that the loader which was given ctx is to replace, so that it can ask its origin whether
+// that has changed (an ETag and a 304) and return it once more. There is one while the value is refreshed before its TTL is
+// over or by Refresh, or kept by StaleWhileRevalidate or StaleIfError. It may have been invalidated already: do not return
+// it unless the origin says so. It is shared with others: do not change it.
+func Previous[V any](ctx context.Context) (V, bool) {
+	var none V
+	f := flightFrom(ctx)
+	if f == nil || f.prev == nil || f.prev.res.negative {
+		return none, false
+	}
+	v, ok := f.prev.res.value.(V)
+	return v, ok
+}
+
+// SetTags gives the value these tags besides those of WithTags, under whose limits they fall; another call replaces them.
+// Without Options.Tags the load fails.
+func (l *Load) SetTags(tags ...string) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tags = slices.Clone(tags)
+}
+
+// SetTTL makes the value, or an ErrNotFound that is cached, fresh for d, with the limits and meanings of WithTTL, over
+// which it goes. Options.Jitter may shorten it.
+func (l *Load) SetTTL(d time.Duration) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ttl = boundTTL(d)
+}
+
+// NoStore keeps the value out of the cache, and removes the one that it was to replace. The callers that wait for it get it.
+func (l *Load) NoStore() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.noStore = true
+}
+
+func (l *Load) all() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tags
+}
+
+// wants returns the TTL that the loader has set, 0 without one, negative if the value is not to be stored.
+func (l *Load) wants() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.noStore {
+		return -1
+	}
+	return l.ttl
+}
+
+// misused reports whether tags were set that cannot be kept.
+func (l *Load) misused(tags bool) bool { return !tags && len(l.all()) > 0 }

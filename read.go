@@ -1,0 +1,166 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/bellwether-go/cache/internal/early"
+	"github.com/bellwether-go/cache/internal/record"
+)
+
+// look reads the record, and makes a result of it if it is of use to the flight. The error is that of the read, or of use.
+func (c *core) look(f *flight) (*result, []byte, error) {
+	e, raw, err := c.read(f)
+	if e == nil && err != nil && !replaceable(err) {
+		return nil, raw, err
+	}
+	return c.settle(f, e), raw, err
+}
+
+// read reads the record and makes an entry of it.
+func (c *core) read(f *flight) (*entry, []byte, error) {
+	since, asOf := c.local.epoch(f.key), c.ticks.Add(1)
+	var raw []byte
+	var err error
+	var known *barriers
+	if c.opts.Tags {
+		known = &barriers{of: f.co.tags}
+		raw, known.latest, err = c.store.readWith(f.ctx, f.full, c.coder.maxRecord(), c.name, f.co.tags)
+	} else {
+		raw, err = c.store.read(f.ctx, f.full, c.coder.maxRecord())
+	}
+	if err != nil {
+		c.stats.redisErrors.Add(1)
+		return nil, nil, err
+	}
+	e, err := c.use(f, raw, since, asOf, false, known)
+	return e, raw, err
+}
+
+// use makes an entry of a record that is fresh, or stale and not past its end, and fills L1 with it; judged means that the
+// server has said by its own clock that it is fresh. The error tells records that are of no use to us, errUnreadable and
+// errOther, from those that are stubs, past their time, or not there; and errOutdated and errUndone.
+func (c *core) use(
+	f *flight, raw []byte, since epoch, asOf uint64, judged bool, known *barriers,
+) (*entry, error) {
+	switch {
+	case len(raw) == 0:
+		return nil, nil
+	case c.undone.has(f.key):
+		return nil, errUndone
+	}
+	h, payload, err := c.coder.header(f.full, raw)
+	if err != nil {
+		if errors.Is(err, errUnreadable) {
+			c.stats.unreadable.Add(1)
+		}
+		return nil, err
+	}
+	cost := early.Cost{Mean: h.Cost, Deviation: h.Deviation}
+	if cost != (early.Cost{}) {
+		f.known = cost
+	}
+	if h.State == record.Stub {
+		return nil, nil
+	}
+	// The end of what has a time after its TTL, or is kept for a refresh, is not seen by its being gone.
+	outlives := h.StaleUntil > h.FreshUntil || h.Lease.Owner != (record.Owner{})
+	if c.redis.clock.old() {
+		c.redis.askTime(f.ctx)
+	}
+	first, late, timed := c.redis.clock.now()
+	if !timed && outlives && !judged && c.redis.learnTime(f.ctx) == nil {
+		first, late, timed = c.redis.clock.now()
+	}
+	e := &entry{
+		id: h.ID, fence: h.Fence, cost: cost, at: time.Now(), failures: h.Lease.Failures,
+		left: time.Duration(h.FreshUntil-late) * time.Microsecond,
+	}
+	switch {
+	case judged:
+		e.fresh = true
+	case !timed && outlives:
+		return nil, nil // ACQUIRE knows
+	case !timed, e.left > 0, !outlives && first < h.FreshUntil: // Redis, which counts in milliseconds, has not ended it yet
+		e.fresh = true
+	case h.StaleUntil <= late:
+		return nil, nil
+	}
+	e.res = &result{negative: h.State == record.Negative, stale: !e.fresh, asOf: asOf, began: f.since}
+	if h.Tagged {
+		if e.res.tags, err = c.coder.tags(&h, payload); err != nil {
+			c.stats.unreadable.Add(1)
+			return nil, err
+		}
+		old, err := c.outdated(f.ctx, h.Stamp, e.res.tags, known)
+		if err != nil {
+			c.stats.redisErrors.Add(1)
+			return nil, err
+		}
+		if old {
+			return nil, errOutdated
+		}
+	}
+	if e.res.value, err = c.coder.value(f.full, &h, payload); err != nil {
+		c.stats.unreadable.Add(1)
+		return nil, err
+	}
+	if !timed { // nobody knows when it is due
+		e.due = time.Hour
+		return e, nil
+	}
+	c.schedule(e, &h, late)
+	c.keep(f, since, e, int(h.RawLen))
+	return e, nil
+}
+
+// schedule tells when an entry is to be loaded anew.
+func (c *core) schedule(e *entry, h *record.Header, now int64) {
+	e.due = e.left
+	if !e.res.negative {
+		ttl := h.FreshUntil - h.Fence
+		if h.Fence == 0 { // stored without scripts
+			ttl = h.FreshUntil - h.Stamp
+		}
+		e.due -= c.ahead(e.id, time.Duration(max(ttl, 0))*time.Microsecond, e.cost)
+	}
+	rest := time.Duration(h.Lease.Until-now) * time.Microsecond
+	inForce := rest > 0 && rest <= h.Lease.Duration // not if the clock was set back
+	switch {
+	case h.Lease.Owner != (record.Owner{}):
+		e.leased = inForce || h.Lease.Until == 0
+	case inForce:
+		e.pause = rest
+	}
+}
+
+// replaceable reports whether err says that an entry is of no use to us, and ours to replace.
+func replaceable(err error) bool { return errors.Is(err, errUnreadable) || errors.Is(err, errOutdated) }
+
+func idOf(raw []byte) record.Owner {
+	h, _, _ := record.Open(raw)
+	return h.ID
+}
+
+// peek returns what is cached, in memory or in Redis, and can be served, or nil.
+func (c *core) peek(ctx context.Context, key string, co callOptions) (res *result, err error) {
+	if res := c.fromMemory(ctx, key, co, nil); res != nil {
+		return res, nil
+	}
+	if c.redis == nil || len(key) > MaxKeyBytes || c.undone.has(key) || ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	err = c.detached(ctx, func(ctx context.Context) error {
+		f := &flight{flightID: flightID{key, ordinary}, full: c.redis.key(c.name, key), ctx: ctx, co: co}
+		if e, _, _ := c.read(f); e != nil && c.serves(e, co.kind()) {
+			c.stats.redisHits.Add(1)
+			res = e.res
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return res, nil
+}

@@ -1,0 +1,82 @@
+package cache
+
+import (
+	"context"
+	"time"
+)
+
+// Loads that nobody waits for. They run in flights of their own kind, of which a key has one at a time in each process,
+// and end with Close.
+
+// mostRefreshes is how many of them run at a time in a cache. What is due beyond that stays due.
+const mostRefreshes = 100
+
+// refresh starts one, unless there is one, or there are too many, or the last load failed a moment ago. prev is what was
+// found in Redis, or nil.
+func (c *core) refresh(
+	ctx context.Context, key string, co callOptions, load func(context.Context, string) (any, error), prev *entry,
+) {
+	id := flightID{key, unasked}
+	if c.flights.find(id) != nil {
+		return
+	}
+	if _, failed := c.failures.last(key); failed {
+		c.local.rearm(key, pollMost)
+		return
+	}
+	if c.refreshing.Add(1) > mostRefreshes {
+		c.refreshing.Add(-1)
+		c.stats.refreshesSkipped.Add(1)
+		c.local.rearm(key, pollMost)
+		return
+	}
+	f := c.newFlight(ctx, id, co, load)
+	f.prev = prev
+	if !c.flights.start(f, func(f *flight) *result {
+		defer c.refreshing.Add(-1)
+		return c.run(f)
+	}) {
+		c.refreshing.Add(-1)
+		f.cancel(nil)
+		return
+	}
+	c.stats.refreshes.Add(1)
+}
+
+// failed reports whether the loader has brought neither a value nor the news that there is none.
+func (res *result) failed() bool { return res.abandoned || res.err != nil && !res.negative }
+
+// failed remembers that a load has failed, and returns the pause that ABORT is to be told.
+func (c *core) failed(f *flight, res *result) time.Duration {
+	switch {
+	case f.ctx.Err() != nil: // it was cancelled
+		return 0
+	case isNotFound(res.err): // which is not to be remembered
+		c.local.drop(f.key)
+		f.prev = nil
+		return drop
+	case c.opts.Backoff < 0:
+		return 0
+	}
+	c.local.rearm(f.key, c.failures.note(f.key, res.err, c.opts.Backoff))
+	return c.opts.Backoff
+}
+
+// failing is the result of a flight whose load would come too soon after one that failed; nil if it would not.
+func (c *core) failing(f *flight) *result {
+	err, failed := c.failures.last(f.key)
+	if !failed || f.kind == forced {
+		return nil
+	}
+	if f.kind == unasked {
+		return &result{}
+	}
+	res := c.lastResort(f, 0)
+	if res == nil && err != nil {
+		res = &result{err: err}
+	}
+	if res != nil {
+		c.stats.postponed.Add(1)
+	}
+	return res
+}

@@ -1,0 +1,280 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/bellwether-go/cache/internal/record"
+)
+
+// What a call does in the tiers: memory, then the flight of its key, which looks in Redis, and then loads.
+
+// fly is a call that found nothing in memory that is fresh and not due.
+func (c *core) fly(
+	ctx context.Context, key string, co callOptions, load func(context.Context, string) (any, error),
+) (any, error) {
+	began := c.ticks.Load()
+	if c.waitsForItself(ctx, key) {
+		return nil, errOwnKey
+	}
+	if len(co.tags) > 0 && !c.opts.Tags {
+		return nil, errTagsOff
+	}
+	if co.cached {
+		return c.onlyCached(ctx, key, co)
+	}
+	if res := c.fromMemory(ctx, key, co, load); res != nil {
+		return c.answer(res)
+	}
+	id := flightID{key, co.kind()}
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		f, err := c.flights.join(id, func() *flight { return c.newFlight(ctx, id, co, load) }, c.run)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-f.landed:
+		case <-ctx.Done():
+			select { // a result that is there goes first
+			case <-f.landed:
+			default:
+				c.flights.leave(f, c.opts.CancelAbandoned)
+				return nil, ctx.Err()
+			}
+		case <-c.closing:
+			return nil, ErrClosed
+		}
+		res := f.res
+		if res.instead != nil {
+			res = res.instead
+		}
+		switch {
+		case res.asOf != 0 && began >= res.asOf:
+			// The value may be older than a deletion that this call comes after.
+			c.stats.rounds.Add(1)
+		case id.kind == forced && res.began != 0 && began >= res.began:
+			// The load began before this call.
+			c.stats.rounds.Add(1)
+		default:
+			return c.answer(res)
+		}
+	}
+}
+
+func (c *core) newFlight(
+	ctx context.Context, id flightID, co callOptions, load func(context.Context, string) (any, error),
+) *flight {
+	f := &flight{of: c, flightID: id, load: load, co: co, parent: flightFrom(ctx), landed: make(chan struct{})}
+	if c.redis != nil {
+		f.full = c.redis.key(c.name, id.key)
+	}
+	if e := c.local.find(id.key); e != nil {
+		f.known = e.cost.Unpack()
+	}
+	f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	return f
+}
+
+// answer makes of a result what a call returns.
+func (c *core) answer(res *result) (any, error) {
+	if res.stale {
+		c.stats.staleHits.Add(1)
+	}
+	if res.negative && res.err == nil {
+		return nil, ErrNotFound
+	}
+	return res.value, res.err
+}
+
+func (c *core) onlyCached(ctx context.Context, key string, co callOptions) (any, error) {
+	res, err := c.peek(ctx, key, co)
+	select {
+	case <-c.closing:
+		return nil, ErrClosed
+	default:
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case res == nil:
+		return nil, ErrNotCached
+	}
+	return c.answer(res)
+}
+
+// fromMemory returns what memory has for a call, or nil. If that is to be loaded anew, it is, in the background, with load
+// unless that is nil.
+func (c *core) fromMemory(
+	ctx context.Context, key string, co callOptions, load func(context.Context, string) (any, error),
+) *result {
+	if co.kind() == forced {
+		return nil
+	}
+	e := c.local.find(key)
+	if e == nil {
+		return nil
+	}
+	refresh := false
+	res := &result{value: e.value, negative: e.negative, stale: e.stale}
+	switch {
+	case c.local.now() < e.until:
+		if e.stale && co.kind() == strict {
+			return nil
+		}
+		refresh = load != nil && c.local.claim(e)
+	case c.redis == nil: // otherwise Redis is asked before it is served stale
+		old := c.kept(key)
+		if old == nil || !c.serves(old, co.kind()) {
+			return nil
+		}
+		res, refresh = old.res, load != nil
+	default:
+		return nil
+	}
+	if refresh {
+		c.refresh(ctx, key, co, load, nil)
+	}
+	c.stats.localHits.Add(1)
+	return res
+}
+
+// run is a flight.
+func (c *core) run(f *flight) *result {
+	switch f.kind {
+	case strict:
+		if other := c.flights.find(flightID{f.key, unasked}); other != nil { // which brings what this one is for
+			select {
+			case <-other.landed:
+			case <-f.ctx.Done():
+			}
+		}
+		fallthrough
+	case ordinary:
+		if res := c.remembered(f); res != nil { // the flight before this one has just landed
+			return res
+		}
+	}
+	if c.redis != nil && len(f.key) <= MaxKeyBytes {
+		return c.shared(f)
+	}
+	return c.loadHere(f)
+}
+
+// loadHere is a flight that has nothing to do with Redis.
+func (c *core) loadHere(f *flight) *result {
+	if res := c.flights.enter(f, func() *result { return c.remembered(f) }); res != nil {
+		return res
+	}
+	f.prev = c.kept(f.key)
+	if res := c.failing(f); res != nil {
+		return res
+	}
+	since := c.local.epoch(f.key)
+	res := c.load(f, nil)
+	if res.failed() {
+		_ = c.failed(f, res)
+		res.instead = c.lastResort(f, 0)
+		return res
+	}
+	if c.redis == nil { // otherwise: another process's deletion of such a key is not noticed
+		began := res.asOf
+		if res.asOf = 0; len(res.tags) > 0 { // of their deletion the flight was not told
+			if res.asOf = c.ticks.Add(1); c.local.outdated(res.tags, since) {
+				res.asOf = began
+			}
+		}
+	}
+	c.fill(f, since, res, -1, c.lifetime(f, res), record.Owner{})
+	return res
+}
+
+// remembered makes a result of what is in memory.
+func (c *core) remembered(f *flight) *result {
+	if f.kind > strict {
+		return nil
+	}
+	asOf := c.ticks.Add(1)
+	e := c.local.find(f.key)
+	if e == nil || c.local.now() >= e.until || e.stale && f.kind == strict {
+		return nil
+	}
+	c.stats.localHits.Add(1)
+	return &result{value: e.value, negative: e.negative, stale: e.stale, asOf: asOf}
+}
+
+// fill stores a loaded result in memory. encoded is its size, -1 if it is not known; id is its name in Redis, if any.
+func (c *core) fill(f *flight, since epoch, res *result, encoded int, l lifetime, id record.Owner) {
+	if !l.stored() || len(f.key) > MaxKeyBytes || res.unfit {
+		return
+	}
+	if encoded < 0 && c.local.weigh != nil && !res.negative {
+		b, err := c.coder.marshal(res.value)
+		if err != nil {
+			c.stats.uncached.Add(1)
+			return
+		}
+		encoded = len(b)
+	}
+	left := l.fresh - time.Since(res.ended)
+	k := filling{
+		value: res.value, negative: res.negative, tags: res.tags, encoded: encoded, cost: f.known,
+		serve: left, due: left, fresh: left, keep: c.keepFor(res.negative, left),
+	}
+	if res.began != 0 {
+		k.cost = f.known.After(res.took)
+	}
+	if !res.negative {
+		k.due -= c.ahead(id, l.fresh, k.cost)
+	}
+	if c.redis != nil {
+		k.serve = min(k.serve, c.opts.LocalTTL)
+	}
+	c.local.fill(f.key, since, &k)
+}
+
+// encode returns the bytes of a loaded result, or false if it is not to be stored in Redis.
+func (c *core) encode(res *result, l lifetime) ([]byte, bool) {
+	switch {
+	case !l.stored():
+		return nil, false
+	case res.unfit:
+		c.stats.uncached.Add(1)
+		return nil, false
+	case res.negative:
+		return nil, true
+	}
+	b, err := c.coder.marshal(res.value)
+	if err != nil {
+		c.stats.uncached.Add(1)
+	}
+	return b, err == nil
+}
+
+// isNotFound reports whether a loader has said that there is no such key.
+func isNotFound(err error) bool {
+	var p *PanicError
+	return errors.Is(err, ErrNotFound) && !errors.As(err, &p)
+}
+
+// detached runs f with a context that has the values of ctx only. If ctx ends first, or c is closed, it returns without
+// f, which goes on; what f writes may be read only if it returned nil.
+func (c *core) detached(ctx context.Context, f func(context.Context) error) error {
+	if !c.flights.begin() {
+		return ErrClosed
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer c.flights.running.Done()
+		done <- f(context.WithoutCancel(ctx))
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
