@@ -79,19 +79,25 @@ func change[T any](
 	})
 }
 
+// time estimates the server's clock. What it says rather early is for deadlines: those that are further away than they can
+// be count as over.
+func (s nativeStore) time(ctx context.Context) (early, late int64) {
+	early, late, known := s.r.clock.now()
+	if !known && s.r.learnTime(ctx) == nil {
+		early, late, known = s.r.clock.now()
+	}
+	if !known { // without TIME the only clock is ours; Redis ends entries by its own
+		early = time.Now().UnixMicro()
+		late = early
+	}
+	return early, late
+}
+
 // acquire is a transaction too, where SET NX would do for an empty key: a late copy of SET NX, executed after a
 // deletion, would give the same owner its lease back, and there is no fence to tell the two apart. A late EXEC finds
 // that the key has moved.
 func (s nativeStore) acquire(ctx context.Context, a acquireArgs) (acquired, error) {
-	_, now, known := s.r.clock.now()
-	if !known {
-		if s.r.learnTime(ctx) != nil {
-			// Without TIME the only clock is ours. Redis ends entries by its own.
-			now = time.Now().UnixMicro()
-		} else {
-			_, now, _ = s.r.clock.now()
-		}
-	}
+	early, now := s.time(ctx)
 	nobody := acquired{now: now, received: time.Now()}
 	stub := a.coder.lease(a.key, a.cost, record.Lease{Owner: a.owner, Duration: a.lease})
 	got, err := change(ctx, s.r, a.key, a.coder.maxRecord(), func(raw []byte) (acquired, decision) {
@@ -128,7 +134,7 @@ func (s nativeStore) acquire(ctx context.Context, a acquireArgs) (acquired, erro
 			}
 			got.outcome, got.stays = won, h.ID
 			lease := h.Lease
-			lease.Owner, lease.Until, lease.Duration = a.owner, now+a.lease.Microseconds(), a.lease
+			lease.Owner, lease.Until, lease.Duration = a.owner, early+a.lease.Microseconds(), a.lease
 			return got, decision{act: true, lease: &lease, ttl: a.lease}
 		}
 		got.outcome = won
@@ -158,7 +164,7 @@ func (s nativeStore) commit(ctx context.Context, c commitArgs) (committed, error
 }
 
 func (s nativeStore) abort(ctx context.Context, key string, owner record.Owner, pause time.Duration) (bool, error) {
-	_, now, _ := s.r.clock.now()
+	early, now := s.time(ctx)
 	was, err := change(ctx, s.r, key, record.Size, func(raw []byte) (bool, decision) {
 		h, mine := heldBy(raw, owner)
 		life := (time.Duration(h.StaleUntil-now) * time.Microsecond).Truncate(time.Millisecond)
@@ -168,7 +174,7 @@ func (s nativeStore) abort(ctx context.Context, key string, owner record.Owner, 
 		free := record.Lease{Fence: h.Lease.Fence, Failures: h.Lease.Failures}
 		if pause > 0 {
 			free.Duration = pause << h.Lease.Failures
-			free.Until = now + free.Duration.Microseconds()
+			free.Until = early + free.Duration.Microseconds()
 			free.Failures = min(h.Lease.Failures+1, record.MostFailures)
 		}
 		return true, decision{act: true, lease: &free, ttl: life, exact: true}
@@ -179,7 +185,7 @@ func (s nativeStore) abort(ctx context.Context, key string, owner record.Owner, 
 func (s nativeStore) renew(
 	ctx context.Context, key string, owner record.Owner, _ int64, lease, _ time.Duration,
 ) (bool, error) {
-	_, now, _ := s.r.clock.now()
+	early, _ := s.time(ctx)
 	was, err := change(ctx, s.r, key, record.Size, func(raw []byte) (bool, decision) {
 		h, mine := heldBy(raw, owner)
 		switch {
@@ -188,7 +194,7 @@ func (s nativeStore) renew(
 		case h.State == record.Stub:
 			return true, decision{act: true, write: raw, ttl: lease}
 		}
-		h.Lease.Until, h.Lease.Duration = now+lease.Microseconds(), lease
+		h.Lease.Until, h.Lease.Duration = early+lease.Microseconds(), lease
 		return true, decision{act: true, lease: &h.Lease, ttl: lease}
 	})
 	return was && err == nil, err

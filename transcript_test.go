@@ -231,6 +231,11 @@ func (tr *transcript) record(raw string) string {
 		return "nothing"
 	}
 	h, payload, err := record.Open([]byte(raw))
+	if err != nil && len(raw) == record.Size+1 { // without scripts only the header is read before it is changed
+		if h, err = record.OpenHeader([]byte(raw)); err == nil {
+			return "a header, lease of " + tr.owner(string(h.Lease.Owner[:]))
+		}
+	}
 	if err != nil {
 		return "something unreadable"
 	}
