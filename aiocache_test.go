@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 
 	"github.com/redis/go-redis/v9"
 
@@ -55,7 +54,7 @@ var variants = []variant{
 // replay plays one order and returns what went wrong. breakIt changes the scripts of all actors; it may be nil.
 func replay(t *testing.T, order []string, v variant, breakIt func(*scriptStore)) (faults []string) {
 	complain := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
-	synctest.Test(t, func(t *testing.T) {
+	lab.Bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		defer w.Close()
 		const full = "cache:user:42"

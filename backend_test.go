@@ -74,7 +74,7 @@ func (c *counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 
 // onMemory, onMiniredis and onRealServer run f on a backend.
 func onMemory(t *testing.T, f func(*testing.T, *backend)) {
-	synctest.Test(t, func(t *testing.T) {
+	lab.Bubble(t, func(t *testing.T) {
 		b := &backend{t: t, virtual: true, processes: []string{"A"}}
 		defer b.close()
 		f(t, b)

@@ -312,7 +312,7 @@ func TestEveryKeyHasATTL(t *testing.T) {
 
 // P9: a memory cache without work under way has no goroutine: this bubble ends without Close.
 func TestMemoryCacheHasNoGoroutine(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	lab.Bubble(t, func(t *testing.T) {
 		c, err := New[string]("user", Options{})
 		if err != nil {
 			t.Fatal(err)

@@ -69,7 +69,7 @@ func TestRingDown(t *testing.T) {
 
 // With a Ring deletions are heard too: a subscription listens on the shard on which they are published.
 func TestRingEvents(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	lab.Bubble(t, func(t *testing.T) {
 		one, two := newWorld(t), newWorld(t)
 		defer one.Close()
 		defer two.Close()

@@ -352,7 +352,7 @@ func TestCorruptType(t *testing.T) {
 
 // The estimate of the server's clock grows less certain with time, on both sides.
 func TestClockDrift(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	lab.Bubble(t, func(t *testing.T) {
 		k := serverClock{started: time.Now()}
 		k.observe(time.Now(), time.Now(), 1e15)
 		time.Sleep(24 * time.Hour)

@@ -85,7 +85,7 @@ func TestEventNumbers(t *testing.T) {
 		"a heartbeat of our time":          {{time.Minute, "a", 7, 30 * time.Second, true, true}, {0, "a", 8, 0, false, false}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			lab.Bubble(t, func(t *testing.T) {
 				h := heard{since: time.Now()}
 				for _, m := range messages {
 					time.Sleep(m.after)

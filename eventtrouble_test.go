@@ -100,7 +100,7 @@ func TestEventAndHeartbeatLost(t *testing.T) {
 
 // Messages do not stay in memory with the name of who sent them.
 func TestMessagesAreForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	lab.Bubble(t, func(t *testing.T) {
 		r := newRedis(nil, RedisOptions{Prefix: "cache", Timeout: time.Second}, true, true)
 		r.stream.heard = heard{since: time.Now()}
 		var before, after runtime.MemStats

@@ -185,7 +185,7 @@ const emptyEvent = 1 + 16 + 16 + 10
 
 // bubble runs f in a bubble with a World.
 func bubble(t *testing.T, f func(t *testing.T, w *lab.World)) {
-	synctest.Test(t, func(t *testing.T) {
+	lab.Bubble(t, func(t *testing.T) {
 		w := newWorld(t)
 		defer w.Close()
 		f(t, w)
@@ -195,7 +195,7 @@ func bubble(t *testing.T, f func(t *testing.T, w *lab.World)) {
 // alike runs f twice, each time in a bubble: with a memory cache, and with a process that has Redis.
 func alike(t *testing.T, o Options, f func(t *testing.T, p *proc)) {
 	t.Run("memory", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		lab.Bubble(t, func(t *testing.T) {
 			c, err := New[string]("user", exact(o))
 			if err != nil {
 				t.Fatal(err)

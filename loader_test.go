@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/bellwether-go/cache/internal/lab"
 )
 
 var background = context.Background()
@@ -373,7 +375,7 @@ func TestForget(t *testing.T) {
 
 // Two loads of a key may run; a third waits, looks whether it is needed still, and leaves nothing behind.
 func TestLoadsPerKey(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	lab.Bubble(t, func(t *testing.T) {
 		fs := newFlights()
 		unasked := func() *result { t.Error("looked"); return nil }
 		var fl [6]*flight

@@ -4,8 +4,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/bellwether-go/cache/internal/lab"
 )
 
 func newTestLocal(t *testing.T, o Options) *local {
@@ -23,7 +24,7 @@ func kept(value string, size int, d time.Duration) *filling {
 
 // An entry is kept only if its key was not invalidated since its epoch.
 func TestEpochs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	lab.Bubble(t, func(t *testing.T) {
 		l := newTestLocal(t, Options{})
 		has := func(want bool) {
 			t.Helper()

@@ -410,7 +410,7 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, a acquireArgs, go
 // deletion. While Redis is out of reach, or refuses, this process is a memory cache; but after a command without an
 // answer it does not remember the value, for deletions by others may have been missed as well.
 func (c *core) loadAlone(f *flight, why error) *result {
-	if res := c.flights.enter(f, func() *result { return c.remembered(f) }); res != nil {
+	if res := c.enterAlone(f); res != nil {
 		return res
 	}
 	if f.prev == nil {

@@ -27,7 +27,7 @@ func TestScenarios(t *testing.T) {
 	for _, path := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) {
 			scenario.Run(t, path, func(t *testing.T, script func(do func(string) []string)) {
-				synctest.Test(t, func(t *testing.T) {
+				lab.Bubble(t, func(t *testing.T) {
 					s := newStage(t)
 					defer s.close()
 					script(s.do)

@@ -43,6 +43,16 @@ func (c *core) refresh(
 	c.stats.refreshes.Add(1)
 }
 
+// awaitRefresh waits for the refresh that is under way, if there is one: it brings what the flight is for.
+func (c *core) awaitRefresh(f *flight) {
+	if other := c.flights.find(flightID{f.key, unasked}); other != nil {
+		select {
+		case <-other.landed:
+		case <-f.ctx.Done():
+		}
+	}
+}
+
 // failed reports whether the loader has brought neither a value nor the news that there is none.
 func (res *result) failed() bool { return res.abandoned || res.err != nil && !res.negative }
 

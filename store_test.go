@@ -3,7 +3,6 @@ package cache
 import (
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/bellwether-go/cache/internal/lab"
@@ -202,7 +201,7 @@ func TestStrangeReplies(t *testing.T) {
 
 // The estimate of the server's clock: bounds narrow with every reply, and a jump is believed.
 func TestServerClock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	lab.Bubble(t, func(t *testing.T) {
 		k := serverClock{started: time.Now()}
 		if _, _, known := k.now(); known {
 			t.Error("known")

@@ -13,7 +13,7 @@ import (
 
 // A flight that finds a value in memory may land after its tag was deleted: calls that joined it later go round.
 func TestRememberedWhenTagIsDeleted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	lab.Bubble(t, func(t *testing.T) {
 		c, err := New[string]("user", Options{Tags: true})
 		if err != nil {
 			t.Fatal(err)

@@ -144,19 +144,11 @@ func (c *core) fromMemory(
 
 // run is a flight.
 func (c *core) run(f *flight) *result {
-	switch f.kind {
-	case strict:
-		if other := c.flights.find(flightID{f.key, unasked}); other != nil { // which brings what this one is for
-			select {
-			case <-other.landed:
-			case <-f.ctx.Done():
-			}
-		}
-		fallthrough
-	case ordinary:
-		if res := c.remembered(f); res != nil { // the flight before this one has just landed
-			return res
-		}
+	if f.kind == strict {
+		c.awaitRefresh(f)
+	}
+	if res := c.remembered(f); res != nil { // the flight before this one has just landed
+		return res
 	}
 	if c.redis != nil && len(f.key) <= MaxKeyBytes {
 		return c.shared(f)
@@ -166,7 +158,7 @@ func (c *core) run(f *flight) *result {
 
 // loadHere is a flight that has nothing to do with Redis.
 func (c *core) loadHere(f *flight) *result {
-	if res := c.flights.enter(f, func() *result { return c.remembered(f) }); res != nil {
+	if res := c.enterAlone(f); res != nil {
 		return res
 	}
 	f.prev = c.kept(f.key)
@@ -190,6 +182,17 @@ func (c *core) loadHere(f *flight) *result {
 	}
 	c.fill(f, since, res, -1, c.lifetime(f, res), record.Owner{})
 	return res
+}
+
+// enterAlone enters for a load without a lease, which would have told that the key is being loaded in the background.
+func (c *core) enterAlone(f *flight) *result {
+	if f.kind == ordinary {
+		c.awaitRefresh(f)
+		if res := c.remembered(f); res != nil {
+			return res
+		}
+	}
+	return c.flights.enter(f, func() *result { return c.remembered(f) })
 }
 
 // remembered makes a result of what is in memory.

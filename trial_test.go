@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bellwether-go/cache/internal/explore"
+	"github.com/bellwether-go/cache/internal/lab"
 )
 
 // trial is one play of a space: processes with their calls, a server, an origin, and everything that waits at a gate to
@@ -383,7 +384,7 @@ func runTrial(t *testing.T, sp *space, s *explore.Schedule, seen map[string]int)
 			s.Failf("P9: %v", p)
 		}
 	}()
-	synctest.Test(t, func(t *testing.T) {
+	lab.Bubble(t, func(t *testing.T) {
 		tr := &trial{
 			space: sp, can: sp.can(), s: s, began: time.Now(), net: sp.network(t), left: sp.faults, seen: map[string]int{},
 			arrived: make(chan struct{}, 1), origin: 1, touched: map[*player]bool{},

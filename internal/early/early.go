@@ -15,10 +15,11 @@ import (
 // Cost is what is known of the time that the loads of a key take. The zero Cost is: nothing.
 type Cost struct{ Mean, Deviation time.Duration }
 
-// After returns the Cost after another load.
+// After returns the Cost after another load. The first deviation is a quarter of the load, where RFC 6298 has a half: a bound
+// of three loads costs short TTLs more than it saves (with a TTL of 1 s and loads of 50 ms a load in 15 s).
 func (c Cost) After(load time.Duration) Cost {
 	if c == (Cost{}) {
-		return Cost{load, load / 2}
+		return Cost{load, load / 4}
 	}
 	return Cost{
 		Mean:      c.Mean + (load-c.Mean)/8,

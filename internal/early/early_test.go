@@ -35,17 +35,17 @@ func TestAhead(t *testing.T) {
 	}
 }
 
-// The smoothing is that of RFC 6298.
+// The smoothing is that of RFC 6298, but for the first deviation.
 func TestCost(t *testing.T) {
 	c := Cost{}.After(80 * time.Millisecond)
-	if want := (Cost{80 * time.Millisecond, 40 * time.Millisecond}); c != want {
+	if want := (Cost{80 * time.Millisecond, 20 * time.Millisecond}); c != want {
 		t.Errorf("after the first load %v, want %v", c, want)
 	}
-	if c.Bound() != 240*time.Millisecond {
-		t.Errorf("bound %v, want 240ms", c.Bound())
+	if c.Bound() != 160*time.Millisecond {
+		t.Errorf("bound %v, want 160ms", c.Bound())
 	}
 	c = c.After(160 * time.Millisecond)
-	if want := (Cost{90 * time.Millisecond, 50 * time.Millisecond}); c != want {
+	if want := (Cost{90 * time.Millisecond, 35 * time.Millisecond}); c != want {
 		t.Errorf("after the second load %v, want %v", c, want)
 	}
 	for range 50 {
