@@ -21,6 +21,8 @@ type space struct {
 	local     bool   // values are kept in memory
 	warm      bool   // the value is in Redis and, with local, in the memories
 	forgotten bool   // ... in Redis only
+	stale     bool   // ... and past its TTL: it may be served while it is loaded anew
+	ifError   bool   // with stale: it may be served only if loading it anew fails
 	tags      bool   // the value carries a tag, and DeleteTags takes the place of Delete
 	clear     bool   // with tags: Clear does
 	writes    int    // each a change of the origin and a Delete
@@ -84,7 +86,7 @@ func (sp *space) network(t *testing.T) network {
 // mostLoads is how many loads there may be.
 func (tr *trial) mostLoads() int {
 	most := tr.writes + tr.refreshes
-	if !tr.warm {
+	if !tr.warm || tr.stale {
 		most++
 	}
 	for kind, n := range tr.seen {
@@ -117,6 +119,9 @@ func (tr *trial) setUp() {
 				p.served = 0
 			}
 		}
+		if tr.stale {
+			time.Sleep(tr.ttl())
+		}
 		tr.auto, tr.loads = false, 0
 	}
 	tr.net.ready()
@@ -140,12 +145,26 @@ func (tr *trial) setUp() {
 	synctest.Wait()
 }
 
+// ttl is short where it passes, for a subscription has something to do each second.
+func (sp *space) ttl() time.Duration {
+	if sp.stale {
+		return 10 * trialLease
+	}
+	return time.Hour
+}
+
 func (tr *trial) newPlayer(name string) *player {
 	p := &player{tr: tr, name: name, index: len(tr.players), sent: map[string]int{}}
 	tr.net.start(tr, p)
 	o := Options{
-		Redis: p.rds, TTL: time.Hour, LocalTTL: -1, Lease: trialLease, LoadTimeout: trialTimeout,
+		Redis: p.rds, TTL: tr.ttl(), LocalTTL: -1, Lease: trialLease, LoadTimeout: trialTimeout,
 		CancelAbandoned: tr.abandoned, Tags: tr.tags,
+	}
+	switch {
+	case tr.ifError:
+		o.StaleIfError, o.Backoff = time.Hour, trialLease/2
+	case tr.stale:
+		o.StaleWhileRevalidate = time.Hour
 	}
 	if tr.local {
 		o.LocalTTL, o.LocalBytes = time.Hour, 1<<20

@@ -64,6 +64,8 @@ func (tr *trial) returned(c *trialCall, v int, err error) {
 	case errors.Is(err, context.Canceled) && c.cancelled:
 	case errors.Is(err, ErrClosed) && p.closed:
 	case errors.Is(err, context.DeadlineExceeded) && tr.seen["pause"]+tr.seen["slow"] > 0: // of the load
+	case errors.Is(err, errLoad) && tr.stale && tr.writes == 0 && tr.harmless("error panic cancel close crash"):
+		tr.s.Failf("%s gets the loader's error, and there is a stale value", c.name)
 	case errors.Is(err, errLoad) && tr.seen["error"] > 0:
 	case errors.As(err, &panicked) && tr.seen["panic"] > 0:
 	default:
@@ -103,6 +105,9 @@ func (tr *trial) probe() {
 	before, most := tr.loads, 1
 	if tr.warm && tr.writes == 0 && tr.harmless("fail repeat late slow pause stream crash close cancel error panic") {
 		most = 0 // the value has always been there
+		if tr.stale {
+			most = 1
+		}
 	}
 	var calls sync.WaitGroup
 	for _, p := range tr.players {

@@ -74,8 +74,11 @@ func (p *player) remains() string {
 		return "gone"
 	}
 	memory := ""
-	if e, ok := p.cache.core.local.get(trialKey); ok {
-		memory = fmt.Sprint(e.value, e.until)
+	if e := p.cache.core.local.find(trialKey); e != nil {
+		memory = fmt.Sprint(e.value, e.until, e.stale)
+	}
+	if err, failed := p.cache.core.failures.last(trialKey); failed {
+		memory += fmt.Sprint(err, " until ", p.cache.core.failures.m[trialKey].until)
 	}
 	sent := 0
 	for _, n := range p.sent {
