@@ -119,6 +119,10 @@ func everyVerb(t *testing.T, key string, caches []*Cache[string]) {
 			_, _ = a.store.abort(background, refresh.key, refresh.owner, got.fence, time.Millisecond)
 		}
 	}
+	if got, err := a.store.acquire(background, refresh); err == nil { // with a failed mark
+		_, _ = a.store.renew(background, refresh.key, refresh.owner, got.fence, refresh.lease, 2*refresh.life)
+		_, _ = a.store.abort(background, refresh.key, refresh.owner, got.fence, 0)
+	}
 	tags, err := New[string]("tags", Options{Redis: a.redis, Tags: true, LocalTTL: -1})
 	if err != nil {
 		t.Fatal(err)

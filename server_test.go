@@ -82,6 +82,7 @@ func collapse(t *testing.T, caches []*Cache[string], key string) int32 {
 	}
 	for _, c := range caches {
 		eventually(t, "all callers in a flight", func() bool { return callers(c.core, key) == 20 })
+		eventually(t, "a load, or waiting for one", func() bool { return c.Stats().Loads+c.Stats().Waits > 0 })
 	}
 	letGo()
 	wg.Wait()
