@@ -13,7 +13,7 @@ FLOOR := go$(shell sed -n "s|^go ||p" go.mod)
 EXPLORE := ^Test(Explore|Protocol|Tags|Failover)$$
 FUZZ := $(GO) test -run '^$$' -fuzztime 5000x -fuzzminimizetime 10x
 
-.PHONY: check test lint versions newest mutants explore-long faults
+.PHONY: check test lint versions newest mutants explore-long faults hotkey simulate
 check: test lint versions
 
 # Fuzzing is bounded by a count: bounded by time, go test now and then fails with "context deadline exceeded".
@@ -69,3 +69,12 @@ newest:
 	cp go.sum tools/newest.sum
 	$(GO) get -modfile=tools/newest.mod -u -t ./...
 	$(GO) mod tidy -modfile=tools/newest.mod
+
+# hotkey asks four processes for a hot key for a while and tells what they wait: the numbers of docs/freshness.md.
+HOTKEY ?= 15s
+hotkey:
+	CACHE_REQUIRE_REDIS=1 CACHE_HOTKEY=$(HOTKEY) $(GO) test -count=1 -v ./internal/hotkey
+
+# simulate draws the table of docs/freshness.md: a minute.
+simulate:
+	$(GO) run ./internal/simulate

@@ -27,6 +27,7 @@ type entry struct {
 	fresh    bool          // it was
 	due      time.Duration // until it is to be refreshed early
 	leased   bool          // somebody is loading it anew
+	held     time.Duration // ... for so long, or since a renewal
 	pause    time.Duration // until it may be loaded anew, after a failure
 	failures int
 }
@@ -92,9 +93,14 @@ func mix(u uint64) uint64 {
 	return u ^ u>>31
 }
 
-// lookAgain is the time between two looks at an entry that another process is loading anew.
-func lookAgain(cost early.Cost) time.Duration {
-	return min(max(cost.Bound()/4, pollFirst), pollMost)
+// lookAgain is when to look again at an entry that another process is loading anew: when that is likely to be done, and
+// then in quarters of the time that it takes.
+func (e *entry) lookAgain() time.Duration {
+	next := e.cost.Bound() - e.held
+	if next <= 0 || !e.leased {
+		next = e.cost.Bound() / 4
+	}
+	return min(max(next, pollFirst), pollMost)
 }
 
 // serves reports whether calls of this kind may have the entry.
@@ -167,7 +173,7 @@ func (c *core) keep(f *flight, since epoch, e *entry, encoded int) {
 		value: e.res.value, negative: e.res.negative, stale: e.res.stale, tags: e.res.tags, encoded: encoded, cost: e.cost,
 		fresh: e.left, keep: c.keepFor(e.res.negative, e.left), serve: e.left, due: e.due,
 	}
-	next := lookAgain(e.cost)
+	next := e.lookAgain()
 	switch {
 	case !k.stale:
 		if e.leased || k.due <= 0 {

@@ -129,7 +129,7 @@ func (c *core) schedule(e *entry, h *record.Header, now int64) {
 	inForce := rest > 0 && rest <= h.Lease.Duration // not if the clock was set back
 	switch {
 	case h.Lease.Owner != (record.Owner{}):
-		e.leased = inForce || h.Lease.Until == 0
+		e.leased, e.held = inForce || h.Lease.Until == 0, h.Lease.Duration-rest
 	case inForce:
 		e.pause = rest
 	}
