@@ -113,10 +113,15 @@ type answer struct {
 
 // get calls GetOrLoad in the background.
 func (p *proc) get(ctx context.Context, key string, loader Loader[string], opts ...CallOption) *answer {
+	return p.call(func() (string, error) { return p.cache.GetOrLoad(ctx, key, loader, opts...) })
+}
+
+// call calls in the background.
+func (p *proc) call(f func() (string, error)) *answer {
 	a := new(answer)
 	began := time.Now()
 	p.calls.Go(func() {
-		v, err := p.cache.GetOrLoad(ctx, key, loader, opts...)
+		v, err := f()
 		*a = answer{v, err, time.Since(began), true}
 	})
 	return a
