@@ -10,8 +10,9 @@ import (
 // failures are the keys whose last load in this process has failed, for as long as that keeps others from trying: the
 // callers of this process get its own last error, never that of another one, whose trouble may be its own.
 type failures struct {
-	mu sync.Mutex
-	m  map[string]failure // guarded by mu
+	mu    sync.Mutex
+	m     map[string]failure // guarded by mu
+	bytes int                // of its keys; guarded by mu
 }
 
 type failure struct {
@@ -21,8 +22,10 @@ type failure struct {
 }
 
 const (
-	mostFailures = 10_000 // that are remembered
-	doublings    = 4      // of the pause after a failure
+	mostFailures     = 10_000 // that are remembered
+	mostFailureBytes = 1 << 20
+	doublings        = 4               // of the pause after a failure
+	forgotten        = 32 * maxBackoff // from then on a failure counts for nothing
 )
 
 // note remembers that a load has failed, and returns how long the next one is to wait: twice as long each time.
@@ -37,15 +40,25 @@ func (fs *failures) note(key string, err error, first time.Duration) time.Durati
 	if now.Sub(f.until) > first<<doublings { // that was another time
 		f.count = 0
 	}
+	fs.sweepLocked(now)
 	pause := first << min(f.count, doublings)
 	if fs.m == nil {
 		fs.m = make(map[string]failure)
 	}
 	if len(fs.m) >= mostFailures && !again {
 		for k := range fs.m { // whichever
-			delete(fs.m, k)
+			fs.removeLocked(k)
 			break
 		}
+	}
+	if !again {
+		fs.bytes += len(key)
+	}
+	for k := range fs.m {
+		if fs.bytes <= mostFailureBytes {
+			break
+		}
+		fs.removeLocked(k)
 	}
 	fs.m[key] = failure{err, f.count + 1, now.Add(pause)}
 	return pause
@@ -55,8 +68,10 @@ func (fs *failures) note(key string, err error, first time.Duration) time.Durati
 func (fs *failures) last(key string) (error, bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	now := time.Now()
+	fs.sweepLocked(now)
 	f, ok := fs.m[key]
-	if !ok || !time.Now().Before(f.until) {
+	if !ok || !now.Before(f.until) {
 		return nil, false
 	}
 	return f.err, true
@@ -73,11 +88,32 @@ func (fs *failures) failing(key string) bool {
 func (fs *failures) forget(key string) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	delete(fs.m, key)
+	fs.removeLocked(key)
+}
+
+func (fs *failures) removeLocked(key string) {
+	if _, ok := fs.m[key]; ok {
+		delete(fs.m, key)
+		fs.bytes -= len(key)
+	}
+}
+
+// sweepLocked looks at a few keys and removes those that have not been asked for in a long time, with their errors.
+func (fs *failures) sweepLocked(now time.Time) {
+	few := 4
+	for k, f := range fs.m {
+		if now.Sub(f.until) > forgotten {
+			fs.removeLocked(k)
+		}
+		if few--; few == 0 {
+			return
+		}
+	}
 }
 
 func (fs *failures) forgetAll() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	clear(fs.m)
+	fs.bytes = 0
 }

@@ -46,10 +46,13 @@ func (l lifetime) stored() bool { return l.fresh > 0 }
 // lifetime of a result that was loaded, jitter drawn.
 func (c *core) lifetime(f *flight, res *result) lifetime {
 	var l lifetime
-	if res.negative {
-		l.fresh = cmp.Or(f.told.wants(), c.opts.NegativeTTL)
-	} else {
-		l.fresh = cmp.Or(f.told.wants(), f.co.ttl, c.opts.TTL)
+	switch {
+	case res.noStore:
+		return lifetime{fresh: -1}
+	case res.negative:
+		l.fresh = cmp.Or(res.ttl, c.opts.NegativeTTL)
+	default:
+		l.fresh = cmp.Or(res.ttl, f.co.ttl, c.opts.TTL)
 		l.stale = c.longestStale()
 	}
 	if c.opts.Jitter > 0 && l.stored() {
@@ -64,8 +67,14 @@ func (c *core) longestStale() time.Duration {
 }
 
 // permits reports whether a value may be served that has been stale for that long; failed: the last load of it failed.
-func (c *core) permits(age time.Duration, failed bool) bool {
-	return age < c.opts.StaleWhileRevalidate || failed && age < c.opts.StaleIfError
+func (c *core) permits(age time.Duration, failed bool) bool { return age < c.staleFor(failed) }
+
+// staleFor is how long after its TTL a value may be served.
+func (c *core) staleFor(failed bool) time.Duration {
+	if failed {
+		return c.longestStale()
+	}
+	return max(c.opts.StaleWhileRevalidate, 0)
 }
 
 // chance is 53 bits of u as a number in [0, 1).
@@ -119,7 +128,8 @@ func (c *core) settle(f *flight, e *entry) *result {
 	due := !e.fresh || e.due <= 0
 	switch f.kind {
 	case forced:
-		if !e.fresh || f.after == 0 || e.fence <= f.after {
+		// Fences run ahead of a clock that was set back, and say nothing then.
+		if _, now, _ := c.redis.clock.now(); !e.fresh || f.after == 0 || e.fence <= f.after || e.fence > now {
 			return nil
 		}
 	case unasked:
@@ -171,7 +181,7 @@ func (c *core) lastResort(f *flight, asOf uint64) *result {
 func (c *core) keep(f *flight, since epoch, e *entry, encoded int) {
 	k := filling{
 		value: e.res.value, negative: e.res.negative, stale: e.res.stale, tags: e.res.tags, encoded: encoded, cost: e.cost,
-		fresh: e.left, keep: c.keepFor(e.res.negative, e.left), serve: e.left, due: e.due,
+		fresh: e.left, keep: c.keepFor(e.res.negative, e.left), serve: e.left, due: e.due, asOf: e.res.asOf,
 	}
 	next := e.lookAgain()
 	switch {
@@ -181,7 +191,7 @@ func (c *core) keep(f *flight, since epoch, e *entry, encoded int) {
 		}
 		k.due = max(k.due, e.pause)
 	case c.serves(e, ordinary):
-		k.serve = min(max(next, min(e.pause, time.Second)), k.keep)
+		k.serve = min(max(next, min(e.pause, time.Second)), c.staleFor(e.failures > 0)-e.age())
 	default:
 		return
 	}
@@ -201,20 +211,23 @@ func (c *core) keepFor(negative bool, fresh time.Duration) time.Duration {
 	return keep
 }
 
-// kept makes an entry of what is in memory and is not fresh any more, or nothing.
+// kept makes an entry of what is in memory and may be served, now or if a load fails, or nothing.
 func (c *core) kept(key string) *entry {
 	asOf := c.ticks.Add(1)
 	e := c.local.find(key)
-	if e == nil || e.negative || e.more == nil {
+	if e == nil || e.negative {
 		return nil
 	}
-	now := c.local.now()
-	if now >= e.more.keep {
+	now, fresh, keep := c.local.now(), e.until, e.until
+	if e.more != nil && e.more.keep > e.more.fresh {
+		fresh, keep = e.more.fresh, max(e.more.keep, e.until)
+	}
+	if now >= keep {
 		return nil
 	}
 	old := &entry{
-		res: &result{value: e.value, stale: now >= e.more.fresh, asOf: asOf}, cost: e.cost.Unpack(),
-		at: time.Now(), left: time.Duration(e.more.fresh - now), fresh: now < e.more.fresh,
+		res: &result{value: e.value, stale: now >= fresh, asOf: asOf}, cost: e.cost.Unpack(),
+		at: time.Now(), left: time.Duration(fresh - now), fresh: now < fresh,
 	}
 	if c.failures.failing(key) {
 		old.failures = 1

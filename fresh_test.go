@@ -48,8 +48,8 @@ func TestTimes(t *testing.T) {
 		{"years", Options{TTL: 100 * years}, "memory", nil, []look{
 			{99 * years, fresh}, {100 * years, nothing},
 		}},
-		{"years, stale for years", Options{TTL: 100 * years, StaleWhileRevalidate: 100 * years}, "memory", nil, []look{
-			{100*years - 1, fresh}, {100 * years, stale}, {200*years - 1, stale}, {200 * years, nothing},
+		{"years, stale for years", Options{TTL: 100 * years, StaleWhileRevalidate: 10 * years}, "memory", nil, []look{
+			{100*years - 1, fresh}, {100 * years, stale}, {110*years - 1, stale}, {110 * years, nothing},
 		}},
 		{"stale", Options{TTL: time.Minute, StaleWhileRevalidate: time.Minute}, "both", nil, []look{
 			{time.Minute - 40*time.Millisecond, fresh}, {time.Minute, stale}, {2*time.Minute - 80*time.Millisecond, stale}, {2 * time.Minute, nothing},
@@ -255,7 +255,7 @@ func TestCostTravels(t *testing.T) {
 			want = want.After(d)
 			raw, _ := w.Redis.Get(fullKey)
 			h, _, err := record.Open([]byte(raw))
-			if got := (early.Cost{Mean: h.Cost, Deviation: h.Deviation}); err != nil || got != want.Pack().Unpack() {
+			if got := (early.Cost{Mean: h.Cost, Deviation: h.Deviation}); err != nil || (got.Mean-want.Mean).Abs() > time.Microsecond || (got.Deviation-want.Deviation).Abs() > time.Microsecond {
 				t.Errorf("after a load of %v: %v, want %v", d, got, want)
 			}
 		}
@@ -386,7 +386,7 @@ func TestFailures(t *testing.T) {
 			if err, yes := fs.last("k"); !yes || !errors.Is(err, errLoad) {
 				t.Fatalf("%v %v", err, yes)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			if _, yes := fs.last("k"); yes || !fs.failing("k") {
 				t.Fatal("the pause goes on")
 			}
@@ -401,17 +401,16 @@ func TestFailures(t *testing.T) {
 	})
 }
 
-// A load that takes far longer than the loads of its key did is not waited for to the end: P8.
+// A load that takes far longer than the loads of its key did is taken over: P8.
 func TestPatience(t *testing.T) {
 	for _, c := range []struct {
 		known early.Cost
 		want  time.Duration
 	}{
-		{early.Cost{}, 32 * time.Second},
+		{early.Cost{}, 0},
 		{early.Cost{Mean: 10 * time.Millisecond}, 4 * time.Second},
-		{early.Cost{Mean: time.Second}, 12 * time.Second},
-		{early.Cost{Mean: time.Second, Deviation: time.Second}, 32 * time.Second},
-		{early.Cost{Mean: time.Hour}, 32 * time.Second},
+		{early.Cost{Mean: time.Second}, 10 * time.Second},
+		{early.Cost{Mean: time.Second, Deviation: time.Second}, 50 * time.Second},
 	} {
 		c1, err := New[string]("user", Options{})
 		if err != nil {
@@ -427,10 +426,10 @@ func TestPatience(t *testing.T) {
 // Years of virtual time with a subscription would take hours: the digits of a record are tested by themselves.
 func TestRecordOfYears(t *testing.T) {
 	c := coderFor[string](t, Options{})
-	now := time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
-	raw := c.seal("k", life{freshUntil: now + (100 * years).Microseconds(), stale: 100 * years}, nil)
+	now := time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
+	raw := c.seal("k", life{freshUntil: now + (100 * years).Microseconds(), stale: 10 * years}, nil)
 	h, _, err := record.Open(raw)
-	if err != nil || h.StaleUntil != now+(200*years).Microseconds() || h.StaleUntil >= 9e15 {
+	if err != nil || h.StaleUntil != now+(110*years).Microseconds() || h.StaleUntil >= 9e15 {
 		t.Errorf("%+v, %v", h, err)
 	}
 }

@@ -38,10 +38,10 @@ func flightFrom(ctx context.Context) *flight {
 func Previous[V any](ctx context.Context) (V, bool) {
 	var none V
 	f := flightFrom(ctx)
-	if f == nil || f.prev == nil || f.prev.res.negative {
+	if f == nil || f.old == nil || f.old.res.negative {
 		return none, false
 	}
-	v, ok := f.prev.res.value.(V)
+	v, ok := f.old.res.value.(V)
 	return v, ok
 }
 
@@ -56,8 +56,8 @@ func (l *Load) SetTags(tags ...string) {
 	l.tags = slices.Clone(tags)
 }
 
-// SetTTL makes the value, or an ErrNotFound that is cached, fresh for d, with the limits and meanings of WithTTL, over
-// which it goes. Options.Jitter may shorten it.
+// SetTTL makes the value, or an ErrNotFound that is cached, fresh for d, with the limits of WithTTL, over which it goes.
+// Negative is NoStore. Options.Jitter may shorten it.
 func (l *Load) SetTTL(d time.Duration) {
 	if l == nil {
 		return
@@ -83,14 +83,11 @@ func (l *Load) all() []string {
 	return l.tags
 }
 
-// wants returns the TTL that the loader has set, 0 without one, negative if the value is not to be stored.
-func (l *Load) wants() time.Duration {
+// wants returns the TTL that the loader has set, 0 without one, and whether it says that there is nothing to be stored.
+func (l *Load) wants() (time.Duration, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.noStore {
-		return -1
-	}
-	return l.ttl
+	return max(l.ttl, 0), l.noStore || l.ttl < 0
 }
 
 // misused reports whether tags were set that cannot be kept.

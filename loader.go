@@ -38,6 +38,8 @@ type result struct {
 	// began before it may have the value; 0: all may.
 	asOf      uint64
 	tags      []string
+	ttl       time.Duration // what the loader wants; 0: nothing
+	noStore   bool          // it says that there is nothing to be stored
 	unfit     bool          // its tags are too many or too long to be kept
 	abandoned bool          // the loader did not return
 	began     uint64        // not after the beginning of the load, on core.ticks; 0: there was none
@@ -73,6 +75,9 @@ type flight struct {
 	told Load // what the loader says
 
 	prev  *entry     // what is there while it loads anew; nil: nothing
+	old   *entry     // prev when the load began
+	seq   uint64     // flights begin in this order; guarded by flights.mu
+	until time.Time  // how long it waits for others
 	known early.Cost // of earlier loads
 	since uint64     // forced: when it began, on core.ticks
 	after int64      // forced: loads under a lease with a later fence began after it, on the server's clock; 0: not known
@@ -114,6 +119,7 @@ type flights struct {
 	current map[flightID]*flight // those that calls may join; guarded by mu, which also covers group's map
 	all     map[*flight]struct{} // also those that no call may join; guarded by mu
 	loading map[string]*loading  // by key; guarded by mu
+	begun   uint64               // flights; guarded by mu
 	running sync.WaitGroup       // Add under mu while not closed
 }
 
@@ -162,6 +168,8 @@ func (fs *flights) start(f *flight, run func(*flight) *result) bool {
 
 func (fs *flights) goLocked(f *flight, run func(*flight) *result) {
 	if fs.current[f.flightID] == nil {
+		fs.begun++
+		f.seq = fs.begun
 		fs.current[f.flightID] = f
 		fs.all[f] = struct{}{}
 		fs.running.Add(1)
@@ -182,6 +190,19 @@ func (fs *flights) find(id flightID) *flight {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	return fs.current[id]
+}
+
+// before returns the oldest flight of the same key that began before f, or nil.
+func (fs *flights) before(f *flight) (found *flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for k := range kinds {
+		other := fs.current[flightID{f.key, k}]
+		if other != nil && other.seq < f.seq && (found == nil || other.seq < found.seq) {
+			found = other
+		}
+	}
+	return found
 }
 
 // land tells the callers of a flight, also of one whose run has panicked or exited, as a Codec of the user's may. The
@@ -324,6 +345,7 @@ func (c *core) load(f *flight, t *tenure) *result {
 	}
 	ctx, cancel := context.WithTimeout(context.WithValue(f.ctx, loadedBy{}, f), c.opts.LoadTimeout)
 	defer cancel()
+	f.old = f.prev
 	began := c.ticks.Add(1)
 	res := &result{asOf: began, began: began}
 	c.stats.loads.Add(1)
@@ -358,6 +380,7 @@ func (c *core) load(f *flight, t *tenure) *result {
 			var fit bool
 			res.tags, fit = allTags(f.co.tags, f.told.all())
 			res.unfit = !fit
+			res.ttl, res.noStore = f.told.wants()
 			if c.judge(res); !res.failed() {
 				c.failures.forget(f.key)
 			}

@@ -40,7 +40,8 @@ type localEntry struct {
 	due      atomic.Int64 // until then there is nothing to do but serve it; 0 if it is stale
 	until    int64        // until then it is served without asking Redis
 	more     *localMore   // nil if it has nothing of it
-	cost     early.Cost32
+	asOf     uint64       // on core.ticks: what is of an earlier moment does not replace it
+	cost     early.Small
 	era      uint32 // of its epoch: an entry of an earlier era is not served, whether or not dropAll found it
 	weight   uint32
 	negative bool
@@ -201,6 +202,7 @@ type filling struct {
 	tags            []string
 	encoded         int // size
 	cost            early.Cost
+	asOf            uint64
 	serve, due      time.Duration // see localEntry
 	fresh, keep     time.Duration // see localMore; keep 0: not stale
 }
@@ -214,7 +216,7 @@ func (l *local) fill(key string, since epoch, f *filling) {
 	now := l.now()
 	e := &localEntry{
 		value: f.value, negative: f.negative, stale: f.stale, until: now + int64(f.serve), era: since.era,
-		cost: f.cost.Pack(),
+		cost: f.cost.Pack(), asOf: f.asOf,
 	}
 	if !f.stale {
 		e.due.Store(now + int64(min(f.due, f.serve)))
@@ -231,7 +233,7 @@ func (l *local) fill(key string, since epoch, f *filling) {
 		}
 	}
 	l.entries.Compute(key, func(old *localEntry, _ bool) (*localEntry, otter.ComputeOp) {
-		if !l.epoch(key).same(since) {
+		if !l.epoch(key).same(since) || old != nil && old.era == e.era && old.asOf > e.asOf {
 			return old, otter.CancelOp
 		}
 		return e, otter.WriteOp

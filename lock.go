@@ -45,7 +45,8 @@ type acquireArgs struct {
 	coder       *coder
 	cost        early.Cost // of earlier loads
 	force       bool
-	serving     bool // there is something to serve, so that a failed mark counts
+	patience    time.Duration // take over a lease that is held for longer; 0: none
+	serving     bool          // there is something to serve, so that a failed mark counts
 	quiet       bool // nobody waits: do not wake this process
 }
 
@@ -97,7 +98,7 @@ const (
 	lookSoon   = 5 * time.Millisecond // at least, between two looks at a lease that ends
 	wakeBytes  = 4 << 10              // largest record sent along with a wake-up
 	unreadable = 3                    // entries in a row that ACQUIRE calls usable and we cannot read
-	stuck      = 10                   // times what a load takes at most, usually: then others do not wait for it any more
+	stuck      = 10                   // times what a load takes at most, usually: then another process takes over
 )
 
 // recordLife is the TTL of a record that holds a lease.
@@ -105,14 +106,14 @@ func (c *core) recordLife() time.Duration {
 	return max(10*c.opts.Lease, c.opts.LoadTimeout+c.opts.Lease)
 }
 
-// patience is how long a flight waits for other processes: until they are through, in all likelihood, and at most
-// LoadTimeout, and a lease more. Whoever does not know what a load takes, waits for LoadTimeout.
+// patience is how long another process may hold a lease, renewing it, until one of those who wait takes it over: until its
+// load must be stuck, by what loads of the key have taken; 0 if that is not known. Only one takes over: all that wait would
+// be the stampede on an origin that has become slow. And the next one waits for twice as long.
 func (c *core) patience(f *flight) time.Duration {
-	patience := c.opts.LoadTimeout
 	if known := f.known.Bound(); known > 0 {
-		patience = min(patience, max(stuck*known, c.opts.Lease))
+		return max(stuck*known, 2*c.opts.Lease)
 	}
-	return patience + c.opts.Lease
+	return 0
 }
 
 // shared is the way of a flight through Redis: read, else acquire, else wait for whoever acquired.
@@ -137,6 +138,12 @@ func (c *core) shared(f *flight) *result {
 		return res
 	}
 
+	if other := c.flights.find(flightID{f.key, unasked}); f.kind == strict && other != nil && c.await(f, other) {
+		if res, raw, err = c.look(f); res != nil {
+			return res
+		}
+	}
+
 	// From here on wake-ups are kept for us: the holder may be done before its name has reached us.
 	w := c.redis.waiters.register(f.full)
 	defer c.redis.waiters.unregister(w)
@@ -144,9 +151,9 @@ func (c *core) shared(f *flight) *result {
 		key: f.full, owner: newOwner(), lease: c.opts.Lease, life: c.recordLife(), coder: c.coder,
 		quiet: f.kind == unasked,
 	}
-	patience := time.Now().Add(c.patience(f))
+	patience := f.until
 	wait := waiting{w: w, patience: patience}
-	for tries := 0; ; {
+	for tries, told := 0, false; ; {
 		switch {
 		case errors.Is(err, errUnreadable):
 			a.broken = record.Sum(raw)
@@ -155,7 +162,7 @@ func (c *core) shared(f *flight) *result {
 		case f.prev != nil:
 			a.seen = f.prev.id
 		}
-		a.cost, a.serving = f.known, f.kind == unasked || c.mayServe(f)
+		a.cost, a.patience, a.serving = f.known, c.patience(f), !told && (f.kind == unasked || c.mayServe(f))
 		if res := c.flights.enter(f, func() *result {
 			res, _, _ := c.look(f)
 			return res
@@ -215,10 +222,12 @@ func (c *core) shared(f *flight) *result {
 		}
 		f.leave()
 		switch {
-		case got.outcome == later: // somebody has tried since we looked
-			res, raw, err = c.look(f)
-		case f.kind == unasked:
+		case f.kind == unasked: // somebody is at it, or has failed a moment ago
+			c.local.rearm(f.key, pollMost)
 			return &result{}
+		case got.outcome == later: // somebody has tried since we looked; if there is nothing to serve now, we try
+			told = true
+			res, raw, err = c.look(f)
 		default:
 			if !wait.began {
 				wait.began = true
@@ -252,7 +261,10 @@ type waiting struct {
 // with what it has read and, if that was not readable, errUnreadable; or another error if Redis does not answer.
 // since and asOf were taken before the ACQUIRE that named the holder.
 func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint64) (*result, []byte, error) {
-	ends := time.Now().Add(got.left)
+	ends, last := time.Now().Add(got.left), w.patience
+	if p := c.patience(f); p > 0 && time.Until(last) > p {
+		last = time.Now().Add(p)
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -265,14 +277,14 @@ func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint6
 		if rest := time.Until(ends) + c.redis.spread(lookSoon); rest < next {
 			next = max(rest, lookSoon)
 		}
-		timer.Reset(max(min(next, time.Until(w.patience)), 0))
+		timer.Reset(max(min(next, time.Until(last)), 0))
 		var news wake
 		select {
 		case news = <-w.w.news:
 		case <-timer.C:
 		case <-f.ctx.Done():
 		}
-		if f.ctx.Err() != nil || !time.Now().Before(w.patience) {
+		if f.ctx.Err() != nil || !time.Now().Before(last) {
 			return nil, nil, nil
 		}
 		switch {
@@ -359,7 +371,7 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, a acquireArgs, go
 	encoded = true
 	if !ok {
 		asOf, pause := c.ticks.Add(1), time.Duration(0)
-		if !l.stored() {
+		if res.noStore {
 			pause = drop
 		}
 		if mine, err := c.abort(f, a.owner, got.fence, pause); mine || err != nil && c.redis.cutOff() {
@@ -410,14 +422,14 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, a acquireArgs, go
 // deletion. While Redis is out of reach, or refuses, this process is a memory cache; but after a command without an
 // answer it does not remember the value, for deletions by others may have been missed as well.
 func (c *core) loadAlone(f *flight, why error) *result {
-	if res := c.enterAlone(f); res != nil {
-		return res
-	}
 	if f.prev == nil {
 		if f.prev = c.kept(f.key); f.prev != nil && f.kind == ordinary && c.serves(f.prev, ordinary) {
 			c.refresh(f.ctx, f.key, f.co, f.load, nil)
 			return f.prev.res
 		}
+	}
+	if res := c.enterAlone(f); res != nil {
+		return res
 	}
 	if res := c.failing(f); res != nil {
 		return res

@@ -110,7 +110,10 @@ func (s *memServer) acquire(a acquireArgs, inbox string) acquired {
 			got.outcome, got.record = hit, bytes.Clone(s.get(a.key))
 			return got
 		}
-		if left := s.left(h); left > 0 {
+		left := s.left(h)
+		if left > 0 && a.patience > 0 && now-h.Lease.Fence >= a.patience.Microseconds()<<h.Lease.Failures { // it is stuck
+			h.Lease.Failures = min(h.Lease.Failures+1, record.MostFailures)
+		} else if left > 0 {
 			if inbox != "" && !h.Lease.All {
 				switch {
 				case !stub:
@@ -133,11 +136,14 @@ func (s *memServer) acquire(a acquireArgs, inbox string) acquired {
 		Owner: a.owner, Fence: max(now, max(h.Fence, h.Lease.Fence)+1), Until: now + a.lease.Microseconds(),
 		Duration: a.lease, All: h.Lease.All,
 	}
+	if !a.force {
+		lease.Failures = h.Lease.Failures
+	}
 	if !ok {
 		lease.Fence = max(now, 1)
 	}
 	if ok && !stub && !a.force && now < h.StaleUntil {
-		got.stays, lease.Failures = h.ID, h.Lease.Failures
+		got.stays = h.ID
 		ttl := s.ttl(a.key)
 		s.change(a.key, lease, rest)
 		s.set(a.key, s.entries[a.key].raw, max(ttl, a.life))
@@ -406,7 +412,8 @@ func TestMemServer(t *testing.T) {
 					a := acquireArgs{
 						key: fullKey, owner: o, lease: time.Second, life: time.Minute, coder: p.cache.core.coder,
 						force: rng.IntN(5) == 0, serving: rng.IntN(2) == 0, quiet: rng.IntN(3) == 0,
-						cost: early.Cost{Mean: time.Duration(rng.IntN(3)) * time.Second},
+						patience: time.Duration(rng.IntN(3)) * 500 * time.Millisecond,
+						cost:     early.Cost{Mean: time.Duration(rng.IntN(3)) * time.Second},
 					}
 					if h, _, ok := mem.open(fullKey); ok && rng.IntN(2) == 0 {
 						a.seen = h.ID

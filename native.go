@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"math"
 	"strconv"
 	"time"
 
@@ -207,6 +208,9 @@ func heldBy(raw []byte, owner record.Owner) (record.Header, bool) {
 	return h, err == nil && h.Lease.Owner == owner
 }
 
+// twice is 2*d, or the most there is.
+func twice(d time.Duration) time.Duration { return 2 * min(d, math.MaxInt64/2) }
+
 // aheadOf is AHEAD in barrier.lua.
 const aheadOf = time.Minute
 
@@ -226,7 +230,7 @@ func (s nativeStore) stamp(ctx context.Context, name string, life time.Duration)
 					p.Del(ctx, key)
 					p.HSet(ctx, key, "base", begin, "last", stamp)
 				}
-				p.PExpire(ctx, key, 2*life)
+				p.PExpire(ctx, key, twice(life))
 				return nil
 			})
 			return err
@@ -259,7 +263,7 @@ func (s nativeStore) invalidate(ctx context.Context, name string, tags []string,
 				}
 				p.HSet(ctx, key, "last", at)
 				if short {
-					p.PExpire(ctx, key, 2*life)
+					p.PExpire(ctx, key, twice(life))
 				}
 				return nil
 			})

@@ -35,18 +35,18 @@ type Options struct {
 	EarlyRefresh float64
 
 	// StaleWhileRevalidate is how long after its TTL a value is still served, while it is loaded anew in the background
-	// (RFC 5861). Default: off.
+	// (RFC 5861). At most 10 years. Default: off.
 	StaleWhileRevalidate time.Duration
 
 	// StaleIfError is how long after its TTL a value is still served if loading it anew fails (RFC 5861). The first
-	// callers wait for that; until a load succeeds, others do not. At most one process tries, see Backoff.
-	// Default: off.
+	// callers wait for that; until a load succeeds, others do not, and at most one process tries, see Backoff. At most
+	// 10 years. Default: off.
 	StaleIfError time.Duration
 
 	// Backoff is how long a key is not loaded after a load of it has failed, doubled with each failure in a row, up to 16
 	// times. While there is a value to serve, all processes keep to it together; without one each for itself, and
 	// GetOrLoad returns the last error of this process meanwhile, unless it is one of a context. At most 5 minutes.
-	// Negative: off. Default: 100 ms.
+	// Negative: off, and each call tries. Default: 100 ms.
 	Backoff time.Duration
 
 	// LocalTTL bounds how long a value from Redis is kept in this process's memory, and so how old an answer can be
@@ -114,6 +114,7 @@ const MaxKeyBytes = 65536
 
 const (
 	maxTTL     = 100 * 365 * 24 * time.Hour
+	maxStale   = 10 * 365 * 24 * time.Hour
 	maxBackoff = 5 * time.Minute
 	maxValue   = 512 << 20 // of a string in Redis
 )
@@ -131,8 +132,8 @@ func (o Options) withDefaults() (Options, error) {
 		"NegativeTTL", o.NegativeTTL, "1ms to 100 years, or negative")
 	check(o.Jitter <= 1, "Jitter", o.Jitter, "at most 1")
 	check(o.EarlyRefresh <= 10, "EarlyRefresh", o.EarlyRefresh, "at most 10")
-	check(o.StaleWhileRevalidate <= maxTTL, "StaleWhileRevalidate", o.StaleWhileRevalidate, "at most 100 years")
-	check(o.StaleIfError <= maxTTL, "StaleIfError", o.StaleIfError, "at most 100 years")
+	check(o.StaleWhileRevalidate <= maxStale, "StaleWhileRevalidate", o.StaleWhileRevalidate, "at most 10 years")
+	check(o.StaleIfError <= maxStale, "StaleIfError", o.StaleIfError, "at most 10 years")
 	check(o.Backoff <= maxBackoff && (o.Backoff <= 0 || o.Backoff >= time.Millisecond),
 		"Backoff", o.Backoff, "1ms to 5 minutes, or negative")
 	check(o.LoadTimeout >= 0 && o.LoadTimeout <= maxTTL, "LoadTimeout", o.LoadTimeout, "a positive duration")

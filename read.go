@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -119,11 +120,8 @@ func (c *core) use(
 func (c *core) schedule(e *entry, h *record.Header, now int64) {
 	e.due = e.left
 	if !e.res.negative {
-		ttl := h.FreshUntil - h.Fence
-		if h.Fence == 0 { // stored without scripts
-			ttl = h.FreshUntil - h.Stamp
-		}
-		e.due -= c.ahead(e.id, time.Duration(max(ttl, 0))*time.Microsecond, e.cost)
+		ttl := time.Duration(h.FreshUntil-cmp.Or(h.Fence, h.Stamp)) * time.Microsecond // without scripts there is no fence
+		e.due -= c.ahead(e.id, max(ttl-e.cost.Mean, 0), e.cost)                        // which were taken before the load
 	}
 	rest := time.Duration(h.Lease.Until-now) * time.Microsecond
 	inForce := rest > 0 && rest <= h.Lease.Duration // not if the clock was set back
@@ -131,7 +129,7 @@ func (c *core) schedule(e *entry, h *record.Header, now int64) {
 	case h.Lease.Owner != (record.Owner{}):
 		e.leased, e.held = inForce || h.Lease.Until == 0, h.Lease.Duration-rest
 	case inForce:
-		e.pause = rest
+		e.pause, e.failures = rest, max(e.failures, 1)
 	}
 }
 
@@ -153,8 +151,14 @@ func (c *core) peek(ctx context.Context, key string, co callOptions) (res *resul
 	}
 	err = c.detached(ctx, func(ctx context.Context) error {
 		f := &flight{flightID: flightID{key, ordinary}, full: c.redis.key(c.name, key), ctx: ctx, co: co}
-		if e, _, _ := c.read(f); e != nil && c.serves(e, co.kind()) {
+		e, _, err := c.read(f)
+		switch {
+		case e != nil:
 			c.stats.redisHits.Add(1)
+		case err != nil && c.redis.cutOff():
+			e = c.kept(key)
+		}
+		if e != nil && c.serves(e, co.kind()) {
 			res = e.res
 		}
 		return nil

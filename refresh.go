@@ -17,7 +17,7 @@ func (c *core) refresh(
 	ctx context.Context, key string, co callOptions, load func(context.Context, string) (any, error), prev *entry,
 ) {
 	id := flightID{key, unasked}
-	if c.flights.find(id) != nil {
+	if co.ttl < 0 || c.flights.find(id) != nil { // what is not to be stored is of no use
 		return
 	}
 	if _, failed := c.failures.last(key); failed {
@@ -43,14 +43,17 @@ func (c *core) refresh(
 	c.stats.refreshes.Add(1)
 }
 
-// awaitRefresh waits for the refresh that is under way, if there is one: it brings what the flight is for.
-func (c *core) awaitRefresh(f *flight) {
-	if other := c.flights.find(flightID{f.key, unasked}); other != nil {
-		select {
-		case <-other.landed:
-		case <-f.ctx.Done():
-		}
+// await waits for a flight that brings what f is for, as long as f waits for others, and reports whether it has landed.
+func (c *core) await(f, other *flight) bool {
+	timer := time.NewTimer(time.Until(f.until))
+	defer timer.Stop()
+	select {
+	case <-other.landed:
+		return true
+	case <-timer.C:
+	case <-f.ctx.Done():
 	}
+	return false
 }
 
 // failed reports whether the loader has brought neither a value nor the news that there is none.
@@ -65,11 +68,15 @@ func (c *core) failed(f *flight, res *result) time.Duration {
 		c.local.drop(f.key)
 		f.prev = nil
 		return drop
-	case c.opts.Backoff < 0:
-		return 0
 	}
-	c.local.rearm(f.key, c.failures.note(f.key, res.err, c.opts.Backoff))
-	return c.opts.Backoff
+	pause := pollMost
+	if c.opts.Backoff > 0 && len(f.key) <= MaxKeyBytes {
+		pause = c.failures.note(f.key, res.err, c.opts.Backoff)
+	}
+	if f.kind == unasked {
+		c.local.rearm(f.key, pause)
+	}
+	return max(c.opts.Backoff, 0)
 }
 
 // failing is the result of a flight whose load would come too soon after one that failed; nil if it would not.

@@ -176,7 +176,7 @@ func (s *scriptStore) acquire(ctx context.Context, a acquireArgs) (acquired, err
 		serving = "1"
 	}
 	reply, err := s.run(ctx, s.acquireL, a.key, string(a.owner[:]), a.lease.Microseconds(), a.life.Milliseconds(), seen,
-		a.coder.stub(a.key, a.cost), inbox, a.coder.maxRecord(), force, a.broken, serving)
+		a.coder.stub(a.key, a.cost), inbox, a.coder.maxRecord(), force, a.broken, serving, a.patience.Microseconds())
 	if err != nil {
 		if errors.Is(err, errForbidden) {
 			return s.native.acquire(ctx, a)

@@ -147,9 +147,7 @@ func (c *core) fromMemory(
 
 // run is a flight.
 func (c *core) run(f *flight) *result {
-	if f.kind == strict {
-		c.awaitRefresh(f)
-	}
+	f.until = time.Now().Add(c.opts.LoadTimeout + c.opts.Lease)
 	if res := c.remembered(f); res != nil { // the flight before this one has just landed
 		return res
 	}
@@ -187,12 +185,14 @@ func (c *core) loadHere(f *flight) *result {
 	return res
 }
 
-// enterAlone enters for a load without a lease, which would have told that the key is being loaded in the background.
+// enterAlone enters for a load without a lease, which would have told that the key is being loaded: it waits for flights of
+// other kinds that are older.
 func (c *core) enterAlone(f *flight) *result {
-	if f.kind == ordinary {
-		c.awaitRefresh(f)
-		if res := c.remembered(f); res != nil {
-			return res
+	if f.kind <= strict {
+		for other := c.flights.before(f); other != nil && c.await(f, other); other = c.flights.before(f) {
+			if res := c.remembered(f); res != nil {
+				return res
+			}
 		}
 	}
 	return c.flights.enter(f, func() *result { return c.remembered(f) })
@@ -214,6 +214,9 @@ func (c *core) remembered(f *flight) *result {
 
 // fill stores a loaded result in memory. encoded is its size, -1 if it is not known; id is its name in Redis, if any.
 func (c *core) fill(f *flight, since epoch, res *result, encoded int, l lifetime, id record.Owner) {
+	if res.noStore {
+		c.local.drop(f.key)
+	}
 	if !l.stored() || len(f.key) > MaxKeyBytes || res.unfit {
 		return
 	}
@@ -228,10 +231,13 @@ func (c *core) fill(f *flight, since epoch, res *result, encoded int, l lifetime
 	left := l.fresh - time.Since(res.ended)
 	k := filling{
 		value: res.value, negative: res.negative, tags: res.tags, encoded: encoded, cost: f.known,
-		serve: left, due: left, fresh: left, keep: c.keepFor(res.negative, left),
+		serve: left, due: left, fresh: left, keep: c.keepFor(res.negative, left), asOf: res.began,
 	}
-	if res.began != 0 {
+	if res.took != 0 {
 		k.cost = f.known.After(res.took)
+	}
+	if c.redis != nil { // if it was stored there it was the newest then, whenever its load began
+		k.asOf = max(res.began, res.asOf)
 	}
 	if !res.negative {
 		k.due -= c.ahead(id, l.fresh, k.cost)

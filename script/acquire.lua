@@ -12,6 +12,7 @@
 -- ARGV[8]  '1': take the lease whoever holds it, and drop the value (Set)
 -- ARGV[9]  checksum of a record that the caller was not able to read, 8 bytes, or '': it is replaced, whatever it says
 -- ARGV[10] '1': the caller has a value to serve, and does not want the lease while a failed mark is in force
+-- ARGV[11] how long a lease may be held, us, until the caller takes it over, twice as long each time; 0: as long as it is renewed
 --
 -- Replies, each with the owner at its end
 --          {'HIT', now, record}
@@ -45,7 +46,11 @@ if r then
     if not r.stub and now < r.fresh and r.id ~= seen and redis.call('STRLEN', KEYS[1]) <= tonumber(ARGV[7]) then
       return answer('HIT', now, redis.call('GET', KEYS[1]))
     end
-    if held > 0 then
+    local patience = tonumber(ARGV[11])
+    local stuck = patience > 0 and r.lease_until > 0 and now - r.lease_fence >= patience * 2 ^ r.failures
+    if stuck and held > 0 then
+      r.failures = math.min(r.failures + 1, FAILURES)
+    elseif held > 0 then
       local noted = inbox ~= ''
       if noted and not r.all then
         list = waiting(r)
@@ -72,7 +77,7 @@ end
 
 fence = math.max(now, fence + 1)
 local stays = r and not r.stub and not force and now < r.stale
-local lease = tenure(owner, fence, now + ARGV[2], tonumber(ARGV[2]), r and r.all, stays and r.failures or 0)
+local lease = tenure(owner, fence, now + ARGV[2], tonumber(ARGV[2]), r and r.all, r and not force and r.failures or 0)
 if stays then
   redis.call('SETRANGE', KEYS[1], 136, lease)
   if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end

@@ -41,15 +41,22 @@ func Ahead(ttl time.Duration, c Cost, beta, chance float64) time.Duration {
 	return time.Duration(min(ahead, float64(ttl/share)))
 }
 
-// Cost32 is a Cost in microseconds, of 71 minutes at most.
-type Cost32 struct{ mean, deviation uint32 }
+// Small is a Cost in 4 bytes, to a thousandth, of at most 71 minutes.
+type Small struct{ mean, deviation uint16 }
+
+// steps is how many numbers of a Small double a time.
+const steps = 2047
 
 // Pack returns the Cost in its small form.
-func (c Cost) Pack() Cost32 { return Cost32{micros(c.Mean), micros(c.Deviation)} }
+func (c Cost) Pack() Small { return Small{pack(c.Mean), pack(c.Deviation)} }
 
 // Unpack is the inverse of Pack.
-func (c Cost32) Unpack() Cost {
-	return Cost{time.Duration(c.mean) * time.Microsecond, time.Duration(c.deviation) * time.Microsecond}
+func (s Small) Unpack() Cost { return Cost{unpack(s.mean), unpack(s.deviation)} }
+
+func pack(d time.Duration) uint16 {
+	return uint16(min(math.Round(math.Log2(1+d.Seconds()*1e6)*steps), math.MaxUint16))
 }
 
-func micros(d time.Duration) uint32 { return uint32(min(max(d/time.Microsecond, 0), math.MaxUint32)) }
+func unpack(n uint16) time.Duration {
+	return time.Duration((math.Exp2(float64(n)/steps) - 1) * float64(time.Microsecond))
+}

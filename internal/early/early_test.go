@@ -74,3 +74,16 @@ func TestBoundHolds(t *testing.T) {
 		t.Errorf("%.3f of the loads are done within the bound: want 0.9 or more", share)
 	}
 }
+
+func TestSmall(t *testing.T) {
+	for _, d := range []time.Duration{0, time.Microsecond, 300 * time.Microsecond, 50 * time.Millisecond, time.Second, time.Hour} {
+		c := Cost{d, d / 3}
+		got := c.Pack().Unpack()
+		if (got.Mean-c.Mean).Abs() > c.Mean/1000+time.Nanosecond || (got.Deviation-c.Deviation).Abs() > c.Deviation/1000+time.Nanosecond {
+			t.Errorf("%v becomes %v", c, got)
+		}
+	}
+	if got := (Cost{Mean: 1000 * time.Hour}).Pack().Unpack().Mean; got < time.Hour || got > 2*time.Hour {
+		t.Errorf("1000 hours become %v", got)
+	}
+}
