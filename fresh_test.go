@@ -345,13 +345,13 @@ func TestRefreshCalls(t *testing.T) {
 		refresh := func() *answer {
 			return p.call(func() (string, error) { return p.cache.Refresh(background, "k", load) })
 		}
-		first, second := refresh(), refresh() // the second comes before the load begins, or goes round
+		first, second := refresh(), refresh() // one may come when the other's load has begun, and goes round
 		p.get(background, "k", nil).must(t, "v0", nil, 0)
 		time.Sleep(500 * time.Millisecond)
 		late := refresh()
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
-		if first.value != "v1" || second.value != "v1" && second.value != "v2" || late.value != "v2" {
+		if min(first.value, second.value) != "v1" || max(first.value, second.value) > "v2" || late.value != "v2" {
 			t.Errorf("%q, %q, and after a while %q", first.value, second.value, late.value)
 		}
 		if n.Load() != 2 {

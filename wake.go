@@ -1,7 +1,9 @@
 package cache
 
 import (
+	"errors"
 	"sync"
+	"time"
 
 	"github.com/bellwether-go/cache/internal/record"
 )
@@ -86,4 +88,96 @@ func (ws *waiters) lookAgain(key string) {
 	for _, k := range keys {
 		ws.tell(k, wake{})
 	}
+}
+
+// patience is how long another process may hold a lease, renewing it, until one of those who wait takes it over: until its
+// load must be stuck, by what loads of the key have taken; 0 if that is not known. Only one takes over: all that wait would
+// be the stampede on an origin that has become slow. And the next one waits for twice as long.
+func (c *core) patience(f *flight) time.Duration {
+	if known := f.known.Bound(); known > 0 {
+		return max(stuck*known, 2*c.opts.Lease)
+	}
+	return 0
+}
+
+// waiting is what a flight remembers of its waiting from one holder to the next.
+type waiting struct {
+	w        *waiter
+	patience time.Time
+	began    bool
+	poll     time.Duration // the last pause
+}
+
+// wait waits for the holder's value: woken, or by looking. It returns a result; or nothing if the lease may be free,
+// with what it has read and, if that was not readable, errUnreadable; or another error if Redis does not answer.
+// since and asOf were taken before the ACQUIRE that named the holder.
+func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint64) (*result, []byte, error) {
+	ends, last := time.Now().Add(got.left), w.patience
+	if p := c.patience(f); p > 0 && time.Until(last) > p {
+		last = time.Now().Add(p)
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		if got.wakes && c.redis.stream.wakes() {
+			w.poll = c.opts.Lease / 2
+		} else {
+			w.poll = min(max(2*w.poll, pollFirst), pollMost)
+		}
+		next := w.poll/2 + c.redis.spread(w.poll) // +-50 %
+		if rest := time.Until(ends) + c.redis.spread(lookSoon); rest < next {
+			next = max(rest, lookSoon)
+		}
+		timer.Reset(max(min(next, time.Until(last)), 0))
+		var news wake
+		select {
+		case news = <-w.w.news:
+		case <-timer.C:
+		case <-f.ctx.Done():
+		}
+		if f.ctx.Err() != nil || !time.Now().Before(last) {
+			return nil, nil, nil
+		}
+		switch {
+		case news.kind == wakeAborted && news.owner == got.holder:
+			return nil, nil, nil
+		case news.kind == wakeCommitted && news.of(got):
+			if e, _ := c.use(f, news.record, since, asOf, false, nil); e != nil {
+				if res := c.settle(f, e); res != nil {
+					c.stats.wakes.Add(1)
+					return res, nil, nil
+				}
+			}
+		}
+		c.stats.polls.Add(1)
+		res, raw, err := c.look(f)
+		switch {
+		case res != nil:
+			return res, nil, nil
+		case err != nil && !replaceable(err) && !errors.Is(err, errOther):
+			return nil, nil, err
+		}
+		left, held := c.leaseLeft(f.full, raw, got.holder)
+		if !held {
+			if !replaceable(err) {
+				err = nil
+			}
+			return nil, raw, err
+		}
+		ends = time.Now().Add(left)
+	}
+}
+
+// leaseLeft returns how long the holder's lease in raw has to go, and whether it is in force.
+func (c *core) leaseLeft(key string, raw []byte, holder record.Owner) (time.Duration, bool) {
+	h, _, err := c.coder.header(key, raw)
+	if err != nil || h.Lease.Owner != holder {
+		return 0, false
+	}
+	if h.Lease.Until == 0 { // written without scripts: it is in force while it is there
+		return h.Lease.Duration, true
+	}
+	_, now, known := c.redis.clock.now()
+	left := time.Duration(h.Lease.Until-now) * time.Microsecond
+	return left, known && left > 0 && left <= h.Lease.Duration
 }
