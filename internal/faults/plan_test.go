@@ -54,6 +54,7 @@ func newPlan(seed uint64) *plan {
 		p.workers = append(p.workers, job{
 			Seed: seed, Name: i, Protocol: 2 + rng.IntN(2), TTL: ttl, Abandon: rng.IntN(4) == 0,
 			Tags:     seed%2 == 0,
+			Stale:    seed%3 == 0,
 			LocalTTL: []time.Duration{-1, -1, 400 * time.Millisecond, ttl}[rng.IntN(4)],
 		})
 	}
@@ -97,6 +98,9 @@ func newPlan(seed uint64) *plan {
 func (p *plan) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "plan %d: TTL %v,", p.seed, p.workers[0].TTL)
+	if p.workers[0].Stale {
+		b.WriteString(" stale values are served,")
+	}
 	for _, w := range p.workers {
 		memory := "no memory"
 		if w.LocalTTL > 0 {

@@ -33,6 +33,7 @@ type job struct {
 	TTL      time.Duration
 	LocalTTL time.Duration
 	Abandon  bool
+	Stale    bool // values may be served past their TTL
 	Tags     bool // keys carry tags of their own, and tags are deleted instead
 }
 
@@ -90,10 +91,14 @@ func work(spec string) error {
 	if w.rds, err = cache.NewRedis(w.client, cache.RedisOptions{}); err != nil {
 		return err
 	}
-	if w.cache, err = cache.New[value]("faults", cache.Options{
+	o := cache.Options{
 		Redis: w.rds, TTL: w.TTL, LocalTTL: w.LocalTTL, Lease: lease, LoadTimeout: loadTimeout, CancelAbandoned: w.Abandon,
 		Tags: w.Tags,
-	}); err != nil {
+	}
+	if w.Stale {
+		o.StaleWhileRevalidate, o.StaleIfError = w.TTL, 5*w.TTL
+	}
+	if w.cache, err = cache.New[value]("faults", o); err != nil {
 		return err
 	}
 	end := make(chan struct{})
@@ -202,7 +207,7 @@ func (w *worker) ask(ctx context.Context, rng *rand.Rand, key int) {
 	w.get(ctx, rng, key, d)
 }
 
-// get is GetOrLoad with a load that takes d, and, if there is rng, may fail.
+// get is GetOrLoad, or Refresh now and then, with a load that takes d, and, if there is rng, may fail.
 func (w *worker) get(ctx context.Context, rng *rand.Rand, i int, d time.Duration) {
 	k := &w.board.keys[i]
 	accident, filling := 1000, 0
@@ -214,7 +219,11 @@ func (w *worker) get(ctx context.Context, rng *rand.Rand, i int, d time.Duration
 	if w.Tags && i%2 == 0 {
 		co = append(co, cache.WithTags(tagName(i)))
 	}
-	v, err := w.cache.GetOrLoad(ctx, keyName(i), func(ctx context.Context, key string) (value, error) {
+	get := w.cache.GetOrLoad
+	if accident >= 950 && accident < 1000 {
+		get = w.cache.Refresh
+	}
+	v, err := get(ctx, keyName(i), func(ctx context.Context, key string) (value, error) {
 		if w.Tags && i%2 == 1 {
 			cache.LoadFrom(ctx).SetTags(tagName(i), "other")
 		}
