@@ -54,6 +54,7 @@ type core struct {
 	refreshing atomic.Int32         // background loads under way
 	draws      uint64               // makes this process's draws differ from those of others
 	chance     func(uint64) float64 // what to make of random bits
+	soon       func(func())         // runs something in the background
 	stats      stats
 	closing    chan struct{}
 	close      sync.Once
@@ -70,7 +71,7 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 	c := &core{
 		name: name, opts: full, redis: full.Redis,
 		coder: newCoder[V](&full), local: newLocal(&full), flights: newFlights(),
-		draws: rand.Uint64(), chance: chance, closing: make(chan struct{}),
+		draws: rand.Uint64(), chance: chance, soon: soon, closing: make(chan struct{}),
 	}
 	c.undone.c = c
 	if c.redis != nil {

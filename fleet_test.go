@@ -81,6 +81,7 @@ func start(t *testing.T, w *lab.World, name string, o Options, set func(*redis.O
 	if p.cache, err = New[string]("user", o); err != nil {
 		t.Fatal(err)
 	}
+	p.cache.core.soon = atOnce
 	synctest.Wait()
 	if !p.rds.stream.wakes() {
 		t.Fatalf("%s: no subscription", name)
@@ -93,6 +94,9 @@ func exact(o Options) Options {
 	o.Jitter, o.EarlyRefresh, o.Backoff = cmp.Or(o.Jitter, -1), cmp.Or(o.EarlyRefresh, -1), cmp.Or(o.Backoff, -1)
 	return o
 }
+
+// atOnce is soon without the time that it takes.
+func atOnce(f func()) { go f() }
 
 func (p *proc) stop() {
 	p.calls.Wait()
@@ -205,6 +209,7 @@ func alike(t *testing.T, o Options, f func(t *testing.T, p *proc)) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			c.core.soon = atOnce
 			p := &proc{t: t, name: "A", cache: c}
 			f(t, p)
 			p.calls.Wait()

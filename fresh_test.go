@@ -274,6 +274,7 @@ func TestRefreshesAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		c.core.soon = atOnce
 		const keys = 3 * mostRefreshes
 		var running, most atomic.Int32
 		load := func(ctx context.Context, key string) (string, error) {

@@ -11,6 +11,10 @@ import (
 // mostRefreshes is how many of them run at a time in a cache. What is due beyond that stays due.
 const mostRefreshes = 100
 
+// soon is what starts one on the path of a hit. A go statement would wake another thread, which takes longer than to answer; a
+// timer that is not the next one to fire wakes nobody.
+func soon(f func()) { time.AfterFunc(time.Millisecond, f) }
+
 // refresh starts one, unless there is one, or there are too many, or the last load failed a moment ago. prev is what was
 // found in Redis, or nil.
 func (c *core) refresh(

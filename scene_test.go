@@ -394,6 +394,7 @@ func (s *stage) start(words []string) {
 			panic(err)
 		}
 		p.cache.core.chance = func(uint64) float64 { return 0 } // the latest
+		p.cache.core.soon = atOnce
 		s.procs[name] = &actor{proc: p}
 		s.script.processes = append(s.script.processes, name)
 		s.settle(0)

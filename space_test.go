@@ -173,7 +173,7 @@ func (tr *trial) newPlayer(name string) *player {
 	if err != nil {
 		panic(err)
 	}
-	p.cache = c
+	p.cache, c.core.soon = c, atOnce
 	if weigh := c.core.local.weigh; weigh != nil { // called just before an entry is stored
 		c.core.local.weigh = func(key string, encoded int) uint32 {
 			tr.park(context.Background(), p, "fill", "remembers")

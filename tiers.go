@@ -135,11 +135,11 @@ func (c *core) fromMemory(
 	default:
 		return nil
 	}
-	if refresh && c.flights.begin() { // to begin a flight takes longer than to answer
-		go func() {
+	if refresh && c.flights.begin() {
+		c.soon(func() {
 			defer c.flights.running.Done()
 			c.refresh(ctx, key, co, load, nil)
-		}()
+		})
 	}
 	c.stats.localHits.Add(1)
 	return res
