@@ -143,7 +143,7 @@ func (c *core) shared(f *flight) *result {
 	}
 	patience := f.until
 	wait := waiting{w: w, patience: patience}
-	for tries, told := 0, false; ; {
+	for tries := 0; ; {
 		switch {
 		case errors.Is(err, errUnreadable):
 			a.broken = record.Sum(raw)
@@ -152,7 +152,7 @@ func (c *core) shared(f *flight) *result {
 		case f.prev != nil:
 			a.seen = f.prev.id
 		}
-		a.cost, a.patience, a.serving = f.known, c.patience(f), !told && (f.kind == unasked || c.mayServe(f))
+		a.cost, a.patience, a.serving = f.known, c.patience(f), f.kind == unasked || c.mayServe(f)
 		if res := c.flights.enter(f, func() *result {
 			res, _, _ := c.look(f)
 			return res
@@ -216,7 +216,6 @@ func (c *core) shared(f *flight) *result {
 			c.local.rearm(f.key, pollMost)
 			return &result{}
 		case got.outcome == later: // somebody has tried since we looked; if there is nothing to serve now, we try
-			told = true
 			res, raw, err = c.look(f)
 		default:
 			if !wait.began {
