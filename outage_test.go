@@ -85,6 +85,8 @@ func (o *outage) call(t *testing.T, i, key int, down bool) {
 // its subscription stands again: at most so many loads of a key. There is no stampede.
 func (o *outage) judge(t *testing.T, most int) {
 	t.Helper()
+	o.mu.Lock() // refreshes may be under way still
+	defer o.mu.Unlock()
 	perSecond := make([]int, int((o.wentOn+o.after)/time.Second)+2)
 	for key := range outageKeys {
 		back := 0
