@@ -107,10 +107,15 @@ func TestRealServerInvalidateInMidLoad(t *testing.T) {
 					}
 					begun := make(chan struct{})
 					first := make(chan struct{})
+					// Not to be over before that, on however busy a machine: then a memory may be old for a message's time.
+					invalidated := make(chan struct{})
+					letGo := sync.OnceFunc(func() { close(invalidated) })
+					defer letGo()
 					go func() {
 						defer close(first)
 						if v, err := caches[0].GetOrLoad(background, key, func(ctx context.Context, key string) (int, error) {
 							close(begun)
+							defer func() { <-invalidated }()
 							return load(ctx, key)
 						}); v < 1 || err != nil {
 							t.Errorf("%d, %v", v, err)
@@ -123,6 +128,7 @@ func TestRealServerInvalidateInMidLoad(t *testing.T) {
 						t.Error(err)
 						return
 					}
+					letGo()
 					see := func() {
 						var calls sync.WaitGroup
 						for _, c := range caches {
