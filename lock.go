@@ -346,10 +346,8 @@ func (c *core) loadAlone(f *flight, why error) *result {
 		c.stats.others.Add(1)
 	}
 	since := c.local.epoch(f.key)
-	res := c.load(f, nil)
+	res := c.loadUnleased(f)
 	if res.failed() {
-		_ = c.failed(f, res)
-		res.instead = c.lastResort(f, 0)
 		return res
 	}
 	var noBarriers noBarriersError

@@ -83,6 +83,16 @@ func (c *core) failed(f *flight, res *result) time.Duration {
 	return max(c.opts.Backoff, 0)
 }
 
+// loadUnleased loads without a lease, of which there is nothing to give back if that fails.
+func (c *core) loadUnleased(f *flight) *result {
+	res := c.load(f, nil)
+	if res.failed() {
+		_ = c.failed(f, res)
+		res.instead = c.lastResort(f, 0)
+	}
+	return res
+}
+
 // failing is the result of a flight whose load would come too soon after one that failed; nil if it would not.
 func (c *core) failing(f *flight) *result {
 	err, failed := c.failures.last(f.key)

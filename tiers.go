@@ -167,10 +167,8 @@ func (c *core) loadHere(f *flight) *result {
 		return res
 	}
 	since := c.local.epoch(f.key)
-	res := c.load(f, nil)
+	res := c.loadUnleased(f)
 	if res.failed() {
-		_ = c.failed(f, res)
-		res.instead = c.lastResort(f, 0)
 		return res
 	}
 	if c.redis == nil { // otherwise: another process's deletion of such a key is not noticed
