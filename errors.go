@@ -43,6 +43,41 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
+// LoadError is the error of one key of a batch. GetOrLoadMany's error holds one for each key that failed. A BatchLoader
+// returns them, joined by errors.Join, for keys that fail while others do not.
+type LoadError struct {
+	Key string
+	Err error
+}
+
+// Error names the key.
+func (e *LoadError) Error() string { return fmt.Sprintf("cache: key %q: %v", e.Key, e.Err) }
+
+// Unwrap returns Err.
+func (e *LoadError) Unwrap() error { return e.Err }
+
+// manyErrors are the errors of a call for many keys. Unlike errors.Join it does not write all of them out.
+type manyErrors []error
+
+const mostErrors = 3 // that are written out
+
+func (e manyErrors) Error() string {
+	var b strings.Builder
+	for i, err := range e {
+		switch {
+		case i == mostErrors:
+			fmt.Fprintf(&b, "\nand %d more", len(e)-i)
+			return b.String()
+		case i > 0:
+			b.WriteByte('\n')
+		}
+		b.WriteString(err.Error())
+	}
+	return b.String()
+}
+
+func (e manyErrors) Unwrap() []error { return e }
+
 // redisError is an error of Redis that a caller of Set or Delete gets to see. Its text shows no key and no value: a server
 // quotes the arguments of a command that it does not know, and go-redis a reply that it does not understand.
 type redisError struct{ err error }

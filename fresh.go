@@ -141,7 +141,7 @@ func (c *core) settle(f *flight, e *entry) *result {
 			return nil
 		}
 		if due && idle {
-			c.refresh(f.ctx, f.key, f.co, f.load, e)
+			c.refreshFor(f, e)
 		}
 	}
 	return e.res

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -11,6 +12,7 @@ import (
 // so that loaders can be tested without a cache, and from several goroutines; after the loader has returned they do
 // nothing.
 type Load struct {
+	of      task
 	mu      sync.Mutex
 	tags    []string      // guarded by mu
 	ttl     time.Duration // guarded by mu
@@ -18,27 +20,43 @@ type Load struct {
 }
 
 // LoadFrom returns what the loader that was given ctx, or a context made from it, can say about its load; nil elsewhere.
+// What a batch loader says is about all keys that it was called for; ForKey is about one.
 func LoadFrom(ctx context.Context) *Load {
-	f := flightFrom(ctx)
+	t := taskFrom(ctx)
+	if t == nil {
+		return nil
+	}
+	return t.says()
+}
+
+// ForKey is what a batch loader can say about one of the keys that it was called for, in place of what it says about all;
+// nil for other keys.
+func (l *Load) ForKey(key string) *Load {
+	if l == nil {
+		return nil
+	}
+	f := l.of.flight(key)
 	if f == nil {
 		return nil
 	}
 	return &f.told
 }
 
-func flightFrom(ctx context.Context) *flight {
-	f, _ := ctx.Value(loadedBy{}).(*flight)
-	return f
-}
-
 // Previous returns the value that the loader which was given ctx is to replace, so that it can ask its origin whether
-// that has changed (an ETag and a 304) and return it once more. There is one while the value is refreshed before its TTL is
-// over or by Refresh, or kept by StaleWhileRevalidate or StaleIfError. It may have been invalidated already: do not return
-// it unless the origin says so. It is shared with others: do not change it.
-func Previous[V any](ctx context.Context) (V, bool) {
+// that has changed (an ETag and a 304) and return it once more. A batch loader names the key. There is a value while it is
+// refreshed before its TTL is over or by Refresh, or kept by StaleWhileRevalidate or StaleIfError. It may have been
+// invalidated already: do not return it unless the origin says so. It is shared with others: do not change it.
+func Previous[V any](ctx context.Context, key ...string) (V, bool) {
 	var none V
-	f := flightFrom(ctx)
-	if f == nil || f.old == nil || f.old.res.negative {
+	t := taskFrom(ctx)
+	if t == nil {
+		return none, false
+	}
+	f, single := t.(*flight)
+	if len(key) > 0 {
+		f = t.flight(key[0])
+	}
+	if f == nil || !single && len(key) == 0 || f.old == nil || f.old.res.negative {
 		return none, false
 	}
 	v, ok := f.old.res.value.(V)
@@ -88,6 +106,17 @@ func (l *Load) wants() (time.Duration, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return max(l.ttl, 0), l.noStore || l.ttl < 0
+}
+
+// inherit adds what the loader says about all keys of a batch to what it says about one.
+func (l *Load) inherit(all *Load) {
+	tags := all.all()
+	ttl, noStore := all.wants()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tags = append(l.tags, tags...)
+	l.ttl = cmp.Or(l.ttl, ttl)
+	l.noStore = l.noStore || noStore
 }
 
 // misused reports whether tags were set that cannot be kept.

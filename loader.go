@@ -2,11 +2,9 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -22,9 +20,6 @@ import (
 // this process's callers get until Options.Backoff has passed, unless there is a value, Options.StaleIfError allows it to
 // be served, or the error is one of a context. A panic or a runtime.Goexit reaches all callers as a *PanicError.
 type Loader[V any] func(ctx context.Context, key string) (V, error)
-
-// loadGrace is what a loader whose context has ended gets to return its own error.
-const loadGrace = 10 * time.Millisecond
 
 var errAbandoned = fmt.Errorf("cache: nobody waits for the load any more: %w", context.Canceled)
 
@@ -67,15 +62,18 @@ type flightID struct {
 // flight is one way through Redis and the loader, shared by the calls of this process that want the same key.
 type flight struct {
 	of     *core
-	parent *flight // whose loader made the call that began this one
+	parent task // whose loader made the call that began this one
 	flightID
-	full string // in Redis
-	load func(context.Context, string) (any, error)
-	co   callOptions
-	told Load // what the loader says
+	full  string // in Redis
+	load  func(context.Context, string) (any, error)
+	batch *batch // which loads for it, if it is one of several
+	co    callOptions
+	told  Load // what the loader says
 
 	prev  *entry     // what is there while it loads anew; nil: nothing
 	old   *entry     // prev when the load began
+	found *found     // what is to be looked at first
+	lease *tenure    // under which it loads; nil without one
 	seq   uint64     // flights begin in this order; guarded by flights.mu
 	until time.Time  // how long it waits for others
 	known early.Cost // of earlier loads
@@ -85,26 +83,10 @@ type flight struct {
 	ctx     context.Context // of everything the flight does; ends with Close and CancelAbandoned
 	cancel  context.CancelCauseFunc
 	callers int           // guarded by flights.mu
-	leave   func()        // gives the slot back that enter took; nil without one
+	moving  bool          // see batch; guarded by batch.mu
+	slot    *loading      // taken by enter
 	landed  chan struct{} // closed when res is there
 	res     *result
-}
-
-// loadedBy is the key in a loader's context under which its flight is found.
-type loadedBy struct{}
-
-// waitsForItself reports whether a call with this context is made by the loader of that key, at whatever depth.
-func (c *core) waitsForItself(ctx context.Context, key string) bool {
-	for f, _ := ctx.Value(loadedBy{}).(*flight); f != nil; f = f.parent {
-		if f.of == c && f.key == key {
-			select {
-			case <-f.landed: // what the loader left behind may ask
-			default:
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // flights are the flights under way. singleflight (https://pkg.go.dev/golang.org/x/sync/singleflight) collapses
@@ -150,9 +132,30 @@ func (fs *flights) join(id flightID, first func() *flight, run func(*flight) *re
 	if f == nil {
 		f = first()
 	}
-	f.callers++
+	f.joinedLocked()
 	fs.goLocked(f, run)
 	return f, nil
+}
+
+// joinAll returns the current flights of these keys. Those that are not there first makes, for its caller to run.
+func (fs *flights) joinAll(keys []string, k kind, first func(id flightID) *flight) ([]*flight, error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.closed {
+		return nil, ErrClosed
+	}
+	all := make([]*flight, len(keys))
+	for i, key := range keys {
+		id := flightID{key, k}
+		f := fs.current[id]
+		if f == nil {
+			f = first(id)
+			fs.addLocked(f)
+		}
+		f.joinedLocked()
+		all[i] = f
+	}
+	return all, nil
 }
 
 // start starts a flight for nobody unless there is one with its ID.
@@ -166,13 +169,31 @@ func (fs *flights) start(f *flight, run func(*flight) *result) bool {
 	return true
 }
 
+// startAll begins flights for nobody, for its caller to run; not those of keys that have one.
+func (fs *flights) startAll(keys []string, k kind, first func(id flightID) *flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, key := range keys {
+		if id := (flightID{key, k}); !fs.closed && fs.current[id] == nil {
+			fs.addLocked(first(id))
+		}
+	}
+}
+
+func (fs *flights) addLocked(f *flight) {
+	fs.begun++
+	f.seq = fs.begun
+	fs.current[f.flightID] = f
+	fs.all[f] = struct{}{}
+	fs.running.Add(1)
+}
+
 func (fs *flights) goLocked(f *flight, run func(*flight) *result) {
 	if fs.current[f.flightID] == nil {
-		fs.begun++
-		f.seq = fs.begun
-		fs.current[f.flightID] = f
-		fs.all[f] = struct{}{}
-		fs.running.Add(1)
+		fs.addLocked(f)
+	}
+	if f.batch != nil { // which runs it
+		return
 	}
 	fs.group.DoChan(f.name(), func() (any, error) {
 		defer fs.running.Done()
@@ -207,37 +228,66 @@ func (fs *flights) before(f *flight) (found *flight) {
 
 // land tells the callers of a flight, also of one whose run has panicked or exited, as a Codec of the user's may. The
 // flight leaves the map before they hear of it: the next call starts a new one, and finds in L1 what this one left.
-func (fs *flights) land(f *flight) {
-	if p := recover(); p != nil {
+func (fs *flights) land(f *flight) { fs.landWith(f, recover()) }
+
+// landWith is land for who knows of the panic.
+func (fs *flights) landWith(f *flight, panicked any) {
+	if p := panicked; p != nil {
 		f.res = &result{err: &PanicError{Value: p, Stack: debug.Stack()}}
 	} else if f.res == nil {
 		f.res = &result{err: &PanicError{Goexit: true}}
 	}
-	if f.leave != nil {
-		f.leave()
-	}
+	f.leave()
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.removeLocked(f)
 	delete(fs.all, f)
-	f.cancel(nil)
+	if f.batch == nil {
+		f.cancel(nil)
+	} else {
+		f.batch.landedLocked(f)
+	}
 	close(f.landed)
 }
 
-// leave counts a caller out. The last one may end the flight; nobody can join it from then on.
+func (f *flight) joinedLocked() {
+	if f.callers++; f.callers == 1 && f.batch != nil {
+		f.batch.wanted++
+	}
+}
+
+// leave counts a caller out. The last one may end the flight, or the batch that it is of; nobody can join it from then on.
 func (fs *flights) leave(f *flight, cancelAbandoned bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if f.callers--; f.callers == 0 && cancelAbandoned {
-		fs.removeLocked(f)
-		f.cancel(errAbandoned)
+	if _, flies := fs.all[f]; !flies {
+		return
 	}
+	if f.callers--; f.callers > 0 {
+		return
+	}
+	abandoned := []*flight{f}
+	if f.batch != nil {
+		if f.batch.wanted--; f.batch.wanted > 0 {
+			return
+		}
+		abandoned = f.batch.flights
+	}
+	if !cancelAbandoned {
+		return
+	}
+	for _, f := range abandoned {
+		fs.removeLocked(f)
+	}
+	f.cancel(errAbandoned)
 }
 
 func (fs *flights) removeLocked(f *flight) {
 	if fs.current[f.flightID] == f {
 		delete(fs.current, f.flightID)
-		fs.group.Forget(f.name())
+		if f.batch == nil {
+			fs.group.Forget(f.name())
+		}
 	}
 }
 
@@ -265,54 +315,85 @@ func (fs *flights) forgetAll() {
 // when the flight lands. While it waits it looks whether a load is still needed: look returns a result if it is not, or
 // has become pointless. A background flight does not wait.
 func (fs *flights) enter(f *flight, look func() *result) *result {
-	fs.mu.Lock()
-	l := fs.loading[f.key]
-	if l == nil {
-		l = &loading{slots: make(chan struct{}, loadsPerKey)}
-		fs.loading[f.key] = l
-	}
-	l.users++
-	fs.mu.Unlock()
-	done := func() {
-		fs.mu.Lock()
-		defer fs.mu.Unlock()
-		if l.users--; l.users == 0 {
-			delete(fs.loading, f.key)
-		}
-	}
-	entered := func() {
-		f.leave = func() {
-			f.leave = nil
-			<-l.slots
-			done()
-		}
-	}
-	select {
-	case l.slots <- struct{}{}:
-		entered()
+	l := fs.slotsOf(f.key)
+	if l.take(f) {
 		return nil
-	default:
 	}
 	if f.kind == unasked {
-		done()
+		l.done(fs, f.key)
 		return &result{}
 	}
+	f.away()
+	defer f.back()
 	tick := time.NewTicker(pollMost)
 	defer tick.Stop()
 	for {
 		select {
 		case l.slots <- struct{}{}:
-			entered()
+			f.slot = l
+			f.back()
 			return look()
 		case <-tick.C:
+			f.back()
 			if res := look(); res != nil {
-				done()
+				l.done(fs, f.key)
 				return res
 			}
+			f.away()
 		case <-f.ctx.Done():
-			done()
+			l.done(fs, f.key)
 			return &result{err: context.Cause(f.ctx)}
 		}
+	}
+}
+
+// enterNow is enter for who does not wait: it reports whether it has a slot.
+func (fs *flights) enterNow(f *flight) bool {
+	l := fs.slotsOf(f.key)
+	if l.take(f) {
+		return true
+	}
+	l.done(fs, f.key)
+	return false
+}
+
+// slotsOf is followed by done.
+func (fs *flights) slotsOf(key string) *loading {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	l := fs.loading[key]
+	if l == nil {
+		l = &loading{slots: make(chan struct{}, loadsPerKey)}
+		fs.loading[key] = l
+	}
+	l.users++
+	return l
+}
+
+func (l *loading) done(fs *flights, key string) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if l.users--; l.users == 0 {
+		delete(fs.loading, key)
+	}
+}
+
+func (l *loading) take(f *flight) bool {
+	select {
+	case l.slots <- struct{}{}:
+		f.slot = l
+		return true
+	default:
+		return false
+	}
+}
+
+// leave gives the slot back that enter took, if there is one.
+func (f *flight) leave() {
+	if l := f.slot; l != nil {
+		f.slot = nil
+		<-l.slots
+		l.done(f.of.flights, f.key)
 	}
 }
 
@@ -335,120 +416,4 @@ func (fs *flights) close() {
 	}
 	fs.mu.Unlock()
 	fs.running.Wait()
-}
-
-// load runs the loader of a flight in a goroutine of its own, at most for LoadTimeout, and renews the lease meanwhile if
-// there is one. A value it returns is as of the beginning of the load; who knows better says so.
-func (c *core) load(f *flight, t *tenure) *result {
-	if f.ctx.Err() != nil { // nobody wants it any more
-		return &result{err: context.Cause(f.ctx), abandoned: true}
-	}
-	ctx, cancel := context.WithTimeout(context.WithValue(f.ctx, loadedBy{}, f), c.opts.LoadTimeout)
-	defer cancel()
-	f.old = f.prev
-	began := c.ticks.Add(1)
-	res := &result{asOf: began, began: began}
-	c.stats.loads.Add(1)
-	start := time.Now()
-	var late atomic.Bool
-	done := make(chan returned, 1)
-	go guard(ctx, f.key, f.load, func(r returned) {
-		done <- r
-		if late.Load() && r.err == nil {
-			c.stats.lateLoads.Add(1)
-		}
-	})
-
-	var renewals <-chan time.Time
-	var renewed chan bool
-	if t != nil {
-		ticker := time.NewTicker(t.period())
-		defer ticker.Stop()
-		renewals = ticker.C
-	}
-	var grace <-chan time.Time
-	ended := ctx.Done()
-	for {
-		select {
-		case r := <-done:
-			res.value, res.err = r.value, r.err
-			res.ended = time.Now()
-			res.took = res.ended.Sub(start)
-			if f.told.misused(c.opts.Tags) && res.err == nil {
-				res.err = errTagsOff
-			}
-			var fit bool
-			res.tags, fit = allTags(f.co.tags, f.told.all())
-			res.unfit = !fit
-			res.ttl, res.noStore = f.told.wants()
-			if c.judge(res); !res.failed() {
-				c.failures.forget(f.key)
-			}
-			return res
-		case <-renewals:
-			if renewed == nil { // the last one has been answered
-				renewed = make(chan bool, 1)
-				answer := renewed
-				c.flights.running.Go(func() { answer <- t.renew() })
-			}
-		case mine := <-renewed:
-			renewed = nil
-			if !mine { // the load goes on: its callers want the value
-				c.stats.lost.Add(1)
-				renewals = nil
-			}
-		case <-ended:
-			ended = nil
-			if f.ctx.Err() == nil {
-				timer := time.NewTimer(loadGrace)
-				defer timer.Stop()
-				grace = timer.C
-				continue
-			}
-			late.Store(true)
-			res.err, res.abandoned, res.asOf = context.Cause(f.ctx), true, 0
-			return res
-		case <-grace:
-			late.Store(true)
-			c.stats.abandoned.Add(1)
-			res.err = fmt.Errorf("cache: load abandoned %v after its timeout: %w", loadGrace, context.DeadlineExceeded)
-			res.abandoned, res.asOf = true, 0
-			return res
-		}
-	}
-}
-
-// judge counts the outcome of a load. An error, unlike a value, is never too old for anybody.
-func (c *core) judge(res *result) {
-	var p *PanicError
-	switch {
-	case res.err == nil:
-	case errors.As(res.err, &p): // whatever the panic's value wraps
-		res.value, res.asOf = nil, 0
-		c.stats.loadErrors.Add(1)
-		c.stats.panics.Add(1)
-	case errors.Is(res.err, ErrNotFound) && c.opts.NegativeTTL > 0:
-		res.value, res.negative = nil, true
-	default:
-		res.value, res.asOf = nil, 0
-		c.stats.loadErrors.Add(1)
-	}
-}
-
-type returned struct {
-	value any
-	err   error
-}
-
-// guard calls a loader and turns a panic or a Goexit into an error. It needs a goroutine of its own: a Goexit ends it.
-func guard(ctx context.Context, key string, load func(context.Context, string) (any, error), then func(returned)) {
-	r := returned{err: &PanicError{Goexit: true}}
-	defer func() {
-		if p := recover(); p != nil {
-			r.err = &PanicError{Value: p, Stack: debug.Stack()}
-		}
-		then(r)
-	}()
-	v, err := load(ctx, key)
-	r = returned{v, err}
 }

@@ -381,13 +381,14 @@ func TestLoadsPerKey(t *testing.T) {
 		var fl [6]*flight
 		for i := range fl {
 			fl[i] = newTestFlight("k")
+			fl[i].of = &core{flights: fs}
 		}
 		if fs.enter(fl[0], unasked) != nil || fs.enter(fl[1], unasked) != nil {
 			t.Fatal("two may")
 		}
 		began := time.Now()
 		found := &result{}
-		if res := fs.enter(fl[2], func() *result { return found }); res != found || time.Since(began) != pollMost || fl[2].leave != nil {
+		if res := fs.enter(fl[2], func() *result { return found }); res != found || time.Since(began) != pollMost || fl[2].slot != nil {
 			t.Errorf("%+v after %v", res, time.Since(began))
 		}
 		fl[3].cancel(ErrClosed)
@@ -397,7 +398,7 @@ func TestLoadsPerKey(t *testing.T) {
 		looks := 0
 		for i, f := range fl[4:] {
 			time.AfterFunc(time.Millisecond, func() { fl[i].leave() })
-			if res := fs.enter(f, func() *result { looks++; return nil }); res != nil || f.leave == nil {
+			if res := fs.enter(f, func() *result { looks++; return nil }); res != nil || f.slot == nil {
 				t.Errorf("%+v", res)
 			}
 		}
@@ -405,7 +406,7 @@ func TestLoadsPerKey(t *testing.T) {
 			t.Errorf("%d looks", looks)
 		}
 		for _, f := range fl {
-			if f.leave != nil {
+			if f.slot != nil {
 				f.leave()
 			}
 		}

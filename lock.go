@@ -23,6 +23,8 @@ import (
 type store interface {
 	// read returns the record under key, or nothing; limit+1 bytes of one that is longer than limit.
 	read(ctx context.Context, key string, limit int) ([]byte, error)
+	// readAll is read for several keys, in one round trip, with an error for each of them.
+	readAll(ctx context.Context, keys []string, limit int) ([][]byte, []error)
 	readWith(ctx context.Context, key string, limit int, name string, tags []string) (raw []byte, barrier int64, err error)
 	acquire(ctx context.Context, a acquireArgs) (acquired, error)
 	commit(ctx context.Context, c commitArgs) (committed, error)
@@ -31,6 +33,8 @@ type store interface {
 	renew(ctx context.Context, key string, owner record.Owner, fence int64, lease, life time.Duration) (bool, error)
 	delete(ctx context.Context, keys []string) error
 	tell(ctx context.Context, events []byte) error // the other processes
+	// trip sends what members of a batch have met for, in one round trip.
+	trip(ctx context.Context, requests []any)
 	// stamp, barrier and invalidate are about the tags of a cache of that name.
 	stamp(ctx context.Context, name string, life time.Duration) (int64, error)
 	barrier(ctx context.Context, name string, tags []string) (int64, error)
@@ -108,19 +112,34 @@ func (c *core) recordLife() time.Duration {
 
 // shared is the way of a flight through Redis: read, else acquire, else wait for whoever acquired.
 func (c *core) shared(f *flight) *result {
+	res, raw, err := c.firstLook(f)
+	if res != nil {
+		return res
+	}
+	return c.lease(f, raw, err)
+}
+
+// firstLook is look, unless the entry has been looked at.
+func (c *core) firstLook(f *flight) (res *result, raw []byte, err error) {
 	if c.undone.has(f.key) {
-		return c.loadAlone(f, errUndone)
+		return nil, nil, errUndone
 	}
 	c.reckon(f)
-	var res *result
-	var raw []byte
-	var err error
+	if found := f.found; found != nil && found.looked {
+		f.found = nil
+		return nil, found.raw, found.err
+	}
 	if f.prev == nil {
 		if res, raw, err = c.look(f); res != nil {
 			c.stats.redisHits.Add(1)
-			return res
 		}
 	}
+	return res, raw, err
+}
+
+// lease is what a flight does that has found nothing of use in Redis, but this.
+func (c *core) lease(f *flight, raw []byte, err error) *result {
+	var res *result
 	if err != nil && !replaceable(err) {
 		return c.loadAlone(f, err)
 	}
@@ -195,7 +214,7 @@ func (c *core) shared(f *flight) *result {
 		case failed != nil:
 			c.stats.redisErrors.Add(1)
 			// It may have been executed, or may be: whoever comes next need not wait for the lease to end.
-			c.redis.disown(f.ctx, f.full, a.owner)
+			c.redis.disown(f.aside(), f.full, a.owner)
 			f.leave()
 			return c.loadAlone(f, failed)
 		case got.outcome == other:
@@ -248,7 +267,8 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, a acquireArgs, go
 		return c.loadAlone(f, noBarriersError{err})
 	}
 	c.stats.leases.Add(1)
-	res := c.load(f, &tenure{c: c, f: f, args: a, fence: got.fence})
+	f.lease = &tenure{c: c, f: f, args: a, fence: got.fence}
+	res := c.load(f)
 	if res.failed() {
 		pause := c.failed(f, res)
 		later := c.ticks.Add(1)
@@ -331,7 +351,7 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, a acquireArgs, go
 func (c *core) loadAlone(f *flight, why error) *result {
 	if f.prev == nil {
 		if f.prev = c.kept(f.key); f.prev != nil && f.kind == ordinary && c.serves(f.prev, ordinary) {
-			c.refresh(f.ctx, f.key, f.co, f.load, nil)
+			c.refreshFor(f, nil)
 			return f.prev.res
 		}
 	}
@@ -387,14 +407,20 @@ type tenure struct {
 	f     *flight
 	args  acquireArgs
 	fence int64
+	lost  bool // it was another's when it was renewed
 }
 
-// period is the time between two renewals.
-func (t *tenure) period() time.Duration { return max(t.args.lease/3, time.Millisecond) }
+// period is the time between two renewals; 0 without a lease.
+func (t *tenure) period() time.Duration {
+	if t == nil {
+		return 0
+	}
+	return max(t.args.lease/3, time.Millisecond)
+}
 
 // renew reports whether the lease is still ours, or may be. It blocks for at most the budget of a command.
 func (t *tenure) renew() bool {
-	mine, err := t.c.store.renew(t.f.ctx, t.args.key, t.args.owner, t.fence, t.args.lease, t.args.life)
+	mine, err := t.c.store.renew(t.f.aside(), t.args.key, t.args.owner, t.fence, t.args.lease, t.args.life)
 	if err != nil {
 		t.c.stats.redisErrors.Add(1)
 		return true

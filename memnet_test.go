@@ -27,50 +27,62 @@ func (n *memNetwork) start(tr *trial, p *player) {
 	p.rds.process = fmt.Sprintf("%-16s", p.name)
 	p.rds.stream.stands()
 	p.rds.clock.observe(time.Now(), time.Now(), n.server.now())
-	p.rds.store = &memStore{r: p.rds, server: n.server, process: p.name, send: func(ctx context.Context, request string, run func() string) error {
-		return n.send(ctx, p, request, run)
+	p.rds.store = &memStore{r: p.rds, server: n.server, process: p.name, send: func(ctx context.Context, requests ...*memRequest) error {
+		return n.send(ctx, p, requests...)
 	}}
 	n.server.publish = n.publish
 }
 
-// send carries a command to the server and its reply back.
-func (n *memNetwork) send(ctx context.Context, p *player, request string, run func() string) error {
+// send carries commands to the server and their replies back.
+func (n *memNetwork) send(ctx context.Context, p *player, reqs ...*memRequest) error {
 	tr := n.tr
+	labels := make([]string, len(reqs))
 	tr.mu.Lock()
-	p.sent[request]++ // two of a kind are never sent at the same time, and others in no certain order
-	label := fmt.Sprintf("%d %s", p.sent[request], request)
+	for i, r := range reqs {
+		p.sent[r.text]++ // two of a kind are never sent at the same time, and others in no certain order
+		labels[i] = fmt.Sprintf("%d %s", p.sent[r.text], r.text)
+	}
 	tr.mu.Unlock()
 	for {
-		if p.held == "everything" && strings.HasPrefix(request, "renew") {
+		if p.held == "everything" && strings.HasPrefix(reqs[0].text, "renew") {
 			return errReset // or requests would pile up
 		}
-		switch tr.park(ctx, p, "request", label) {
-		case late:
-			go func() {
-				gone, cancel := context.WithCancel(ctx)
-				cancel()
-				if tr.park(gone, p, "request", label) == pass {
-					n.serve(p, request, run)
-				}
-			}()
-			return context.DeadlineExceeded
-		case fail, die:
-			return errReset
+		replies := make([]string, len(reqs))
+		for i, r := range reqs {
+			switch tr.park(ctx, p, "request", labels[i]) {
+			case late:
+				go n.sendLate(ctx, p, reqs[i:], labels[i:])
+				return context.DeadlineExceeded
+			case fail, die:
+				return errReset
+			}
+			replies[i] = labels[i] + ": " + n.serve(p, r.text, r.run)
 		}
-		reply := n.serve(p, request, run)
-		if request == "unlink" || request == "invalidate" { // its reply comes with that of PUBLISH, in a pipeline
+		if only := reqs[0].text; only == "unlink" || only == "invalidate" { // its reply comes with that of PUBLISH, in a pipeline
 			return nil
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		switch tr.park(ctx, p, "reply", label+": "+reply) {
+		switch tr.park(ctx, p, "reply", strings.Join(replies, "; ")) {
 		case pass:
 			return nil
 		case repeat:
 			continue
 		}
 		return errReset
+	}
+}
+
+// sendLate carries commands to the server after their sender has got an error.
+func (n *memNetwork) sendLate(ctx context.Context, p *player, reqs []*memRequest, labels []string) {
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	for i, r := range reqs {
+		if n.tr.park(gone, p, "request", labels[i]) != pass {
+			return
+		}
+		n.serve(p, r.text, r.run)
 	}
 }
 

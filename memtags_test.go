@@ -52,7 +52,7 @@ func (m *memStore) barrier(ctx context.Context, _ string, tags []string) (int64,
 // invalidate sets barriers and publishes, and other commands may come between.
 func (m *memStore) invalidate(ctx context.Context, name string, tags []string, _ time.Duration) error {
 	_, err := insist(ctx, m.r, patient*m.r.timeout, func(ctx context.Context) (struct{}, error) {
-		err := m.send(ctx, "invalidate", func() string {
+		err := m.send(ctx, &memRequest{text: "invalidate", run: func() string {
 			time := m.server.after()
 			for _, t := range tags {
 				m.server.tags.of[t] = time
@@ -62,7 +62,7 @@ func (m *memStore) invalidate(ctx context.Context, name string, tags []string, _
 				clear(m.server.tags.of)
 			}
 			return ""
-		})
+		}})
 		if err != nil {
 			return struct{}{}, err
 		}

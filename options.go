@@ -67,6 +67,11 @@ type Options struct {
 	// dropped. Default: 30 s.
 	LoadTimeout time.Duration
 
+	// MaxBatchKeys bounds the number of keys that a BatchLoader is called with, and that GetOrLoadMany asks Redis for in one
+	// round trip. More are loaded one batch after the other. Databases have limits of their own on the parameters of a
+	// query: 32,766 in SQLite, 65,535 in PostgreSQL. At most 10,000. Default: 1,000.
+	MaxBatchKeys int
+
 	// CancelAbandoned cancels a load when its last caller has left. By default a load goes on, for a load that
 	// dies with its callers fills nothing.
 	CancelAbandoned bool
@@ -138,6 +143,7 @@ func (o Options) withDefaults() (Options, error) {
 		"Backoff", o.Backoff, "1ms to 5 minutes, or negative")
 	check(o.LoadTimeout >= 0 && o.LoadTimeout <= maxTTL, "LoadTimeout", o.LoadTimeout, "a positive duration")
 	check(o.Lease == 0 || o.Lease >= time.Millisecond && o.Lease <= time.Hour, "Lease", o.Lease, "1ms to 1h")
+	check(o.MaxBatchKeys >= 0 && o.MaxBatchKeys <= 10_000, "MaxBatchKeys", o.MaxBatchKeys, "1 to 10000")
 	check(o.LocalBytes >= 0, "LocalBytes", o.LocalBytes, "a positive size")
 	check(o.MaxValueBytes >= 0 && o.MaxValueBytes <= maxValue, "MaxValueBytes", o.MaxValueBytes, "1 to 536870912")
 	check(o.LocalEntries <= math.MaxInt32, "LocalEntries", o.LocalEntries, "at most 2147483647")
@@ -158,6 +164,7 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	o.LocalEntries = cmp.Or(o.LocalEntries, 10_000)
 	o.LoadTimeout = cmp.Or(o.LoadTimeout, 30*time.Second)
+	o.MaxBatchKeys = cmp.Or(o.MaxBatchKeys, 1000)
 	o.Lease = cmp.Or(o.Lease, 2*time.Second)
 	o.CompressAbove = cmp.Or(o.CompressAbove, 4<<10)
 	o.MaxValueBytes = cmp.Or(o.MaxValueBytes, 8<<20)

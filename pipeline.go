@@ -42,6 +42,7 @@ type sender func(context.Context, commands) redis.Cmder
 type request struct {
 	ctx   context.Context // for its values
 	sends []sender
+	whole int // requests of a batch that it consists of; 0: it is one by itself
 	cmds  []redis.Cmder
 	err   error // no answer
 	done  chan struct{}
@@ -60,13 +61,39 @@ func (p *pipeline) do(ctx context.Context, send sender) (redis.Cmder, error) {
 // together is do for commands that go in the same round trip; in a cluster to several nodes, at the same time.
 func (p *pipeline) together(ctx context.Context, sends ...sender) ([]redis.Cmder, error) {
 	req := &request{ctx: ctx, sends: sends}
+	if m, ok := ctx.(*member); ok {
+		m.meet(req)
+	} else {
+		p.send(req)
+	}
+	return req.cmds, req.err
+}
+
+// company sends what the members of a batch have met for.
+func (p *pipeline) company(ctx context.Context, reqs []any) {
+	whole := &request{ctx: ctx, whole: len(reqs)}
+	for _, r := range reqs {
+		whole.sends = append(whole.sends, r.(*request).sends...)
+	}
+	p.send(whole)
+	cmds := whole.cmds
+	for _, r := range reqs {
+		req := r.(*request)
+		if req.err = whole.err; req.err == nil {
+			req.cmds, cmds = cmds[:len(req.sends)], cmds[len(req.sends):]
+		}
+	}
+}
+
+// send blocks until the request has been answered.
+func (p *pipeline) send(req *request) {
 	p.mu.Lock()
 	if p.r.oneServer && p.running >= pipelineWidth {
 		req.done = make(chan struct{})
 		p.queue = append(p.queue, req)
 		p.mu.Unlock()
 		<-req.done
-		return req.cmds, req.err
+		return
 	}
 	p.running++
 	p.mu.Unlock()
@@ -82,7 +109,6 @@ func (p *pipeline) together(ctx context.Context, sends ...sender) ([]redis.Cmder
 			}
 		}()
 	}
-	return req.cmds, req.err
 }
 
 // next takes what has gathered, after a round trip that may have been one of several commands; without anything to take
@@ -93,7 +119,11 @@ func (p *pipeline) next(several bool) []*request {
 	if several {
 		p.gathered--
 	}
-	n := min(len(p.queue), pipelineLength)
+	n, sends := 0, 0
+	for n < len(p.queue) && (n == 0 || sends+max(p.queue[n].whole, 1) <= pipelineLength) {
+		sends += max(p.queue[n].whole, 1)
+		n++
+	}
 	if n == 0 || p.gathered >= pipelineGathered {
 		p.running--
 		return nil
@@ -108,7 +138,11 @@ func (p *pipeline) next(several bool) []*request {
 
 // trip sends requests together and tells those who wait for them.
 func (p *pipeline) trip(batch ...*request) {
-	budget := p.r.timeout + time.Duration(len(batch)-1)*p.r.timeout/pipelineShare
+	others := -1
+	for _, req := range batch {
+		others += max(req.whole, 1)
+	}
+	budget := min(p.r.timeout+time.Duration(others)*p.r.timeout/pipelineShare, patient*p.r.timeout)
 	cmds, err := call(batch[0].ctx, p.r, budget, func(ctx context.Context) ([]redis.Cmder, error) {
 		if len(batch) == 1 && len(batch[0].sends) == 1 {
 			cmd := batch[0].sends[0](ctx, p.r.client)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/bellwether-go/cache/internal/early"
@@ -19,13 +20,25 @@ func (c *core) look(f *flight) (*result, []byte, error) {
 	return c.settle(f, e), raw, err
 }
 
-// read reads the record and makes an entry of it.
+// found is a record that was read along with others.
+type found struct {
+	since  epoch
+	asOf   uint64
+	raw    []byte
+	err    error
+	looked bool // it was of no use
+}
+
+// read reads the record, unless that is done, and makes an entry of it.
 func (c *core) read(f *flight) (*entry, []byte, error) {
 	since, asOf := c.local.epoch(f.key), c.ticks.Add(1)
 	var raw []byte
 	var err error
 	var known *barriers
-	if c.opts.Tags {
+	if found := f.found; found != nil {
+		f.found = nil
+		since, asOf, raw, err = found.since, found.asOf, found.raw, found.err
+	} else if c.opts.Tags {
 		known = &barriers{of: f.co.tags}
 		raw, known.latest, err = c.store.readWith(f.ctx, f.full, c.coder.maxRecord(), c.name, f.co.tags)
 	} else {
@@ -150,21 +163,49 @@ func (c *core) peek(ctx context.Context, key string, co callOptions) (res *resul
 		return nil, ctx.Err()
 	}
 	err = c.detached(ctx, func(ctx context.Context) error {
-		f := &flight{flightID: flightID{key, ordinary}, full: c.redis.key(c.name, key), ctx: ctx, co: co}
-		e, _, err := c.read(f)
-		switch {
-		case e != nil:
-			c.stats.redisHits.Add(1)
-		case err != nil && c.redis.cutOff():
-			e = c.kept(key)
-		}
-		if e != nil && c.serves(e, co.kind()) {
-			res = e.res
-		}
+		res = c.peekInRedis(&flight{flightID: flightID{key, co.kind()}, full: c.redis.key(c.name, key), ctx: ctx, co: co})
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return res, nil
+}
+
+// peekMany is what peek does after memory, for several keys. results are complete only if it returns nil.
+func (c *core) peekMany(ctx context.Context, keys []string, co callOptions, results []*result) error {
+	if c.redis == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return c.detached(ctx, func(ctx context.Context) error {
+		b := c.newBatch(ctx, co, nil)
+		defer b.cancel(nil)
+		for i, key := range keys {
+			if len(key) <= MaxKeyBytes && !c.undone.has(key) {
+				b.add(flightID{key, co.kind()}).seq = uint64(i)
+			}
+		}
+		var all sync.WaitGroup
+		all.Add(len(b.flights))
+		b.each(b.flights, func(f *flight) {
+			defer all.Done()
+			results[f.seq] = c.peekInRedis(f)
+		})
+		all.Wait()
+		return nil
+	})
+}
+
+func (c *core) peekInRedis(f *flight) *result {
+	e, _, err := c.read(f)
+	switch {
+	case e != nil:
+		c.stats.redisHits.Add(1)
+	case err != nil && c.redis.cutOff():
+		e = c.kept(f.key)
+	}
+	if e != nil && c.serves(e, f.kind) {
+		return e.res
+	}
+	return nil
 }

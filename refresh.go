@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -47,10 +48,63 @@ func (c *core) refresh(
 	c.stats.refreshes.Add(1)
 }
 
+// refreshMany is refresh for several keys, which one call of the loader is for.
+func (c *core) refreshMany(ctx context.Context, keys []due, co callOptions, load batchLoad) {
+	if co.ttl < 0 {
+		return
+	}
+	for part := range slices.Chunk(keys, c.opts.MaxBatchKeys) {
+		c.refreshPart(ctx, part, co, load)
+	}
+}
+
+func (c *core) refreshPart(ctx context.Context, part []due, co callOptions, load batchLoad) {
+	full := c.refreshing.Add(1) > mostRefreshes
+	var keys []string
+	prevs := make(map[string]*entry)
+	for _, d := range part {
+		if _, failed := c.failures.last(d.key); failed || full {
+			c.local.rearm(d.key, pollMost)
+			continue
+		}
+		keys = append(keys, d.key)
+		prevs[d.key] = d.prev
+	}
+	b := c.newBatch(ctx, co, load)
+	if full {
+		c.stats.refreshesSkipped.Add(uint64(len(part)))
+	} else {
+		c.flights.startAll(keys, unasked, func(id flightID) *flight {
+			f := b.add(id)
+			f.prev = prevs[id.key]
+			return f
+		})
+	}
+	if len(b.flights) == 0 {
+		c.refreshing.Add(-1)
+		b.cancel(nil)
+		return
+	}
+	c.stats.refreshes.Add(uint64(len(b.flights)))
+	b.landed = func() { c.refreshing.Add(-1) }
+	b.start()
+}
+
+// refreshFor refreshes what a flight has found, with its loader.
+func (c *core) refreshFor(f *flight, prev *entry) {
+	if f.batch != nil {
+		f.batch.refresh(f.key, prev)
+		return
+	}
+	c.refresh(f.ctx, f.key, f.co, f.load, prev)
+}
+
 // await waits for a flight that brings what f is for, as long as f waits for others, and reports whether it has landed.
 func (c *core) await(f, other *flight) bool {
 	timer := time.NewTimer(time.Until(f.until))
 	defer timer.Stop()
+	f.away()
+	defer f.back()
 	select {
 	case <-other.landed:
 		return true
@@ -85,7 +139,11 @@ func (c *core) failed(f *flight, res *result) time.Duration {
 
 // loadUnleased loads without a lease, of which there is nothing to give back if that fails.
 func (c *core) loadUnleased(f *flight) *result {
-	res := c.load(f, nil)
+	f.lease = nil
+	return c.loadedUnleased(f, c.load(f))
+}
+
+func (c *core) loadedUnleased(f *flight, res *result) *result {
 	if res.failed() {
 		_ = c.failed(f, res)
 		res.instead = c.lastResort(f, 0)

@@ -8,7 +8,8 @@ type Stats struct {
 	RedisHits uint64 // answers found in Redis, each perhaps for many calls
 	StaleHits uint64 // calls answered with a value past its TTL
 
-	Loads          uint64 // loaders called
+	Loads          uint64 // keys for which a loader was called
+	BatchLoads     uint64 // calls of batch loaders, each for one or more keys
 	LoadErrors     uint64 // ... that returned an error other than ErrNotFound, panics included
 	LoadPanics     uint64 // ... that panicked or called runtime.Goexit
 	LoadsAbandoned uint64 // ... that had not returned when their time was over
@@ -43,20 +44,20 @@ type Stats struct {
 }
 
 type stats struct {
-	localHits, redisHits                                      atomic.Uint64
-	loads, loadErrors, panics, abandoned, lateLoads, unleased atomic.Uint64
-	leases, takeovers, lost, rejected, uncached               atomic.Uint64
-	waits, waitTimeouts, wakes, polls, rounds                 atomic.Uint64
-	deletesRepeated, deletesDropped, outdated                 atomic.Uint64
-	redisErrors, unreadable, others, gaps                     atomic.Uint64
-	staleHits, refreshes, refreshesSkipped, postponed         atomic.Uint64
+	localHits, redisHits                                                  atomic.Uint64
+	batchLoads, loads, loadErrors, panics, abandoned, lateLoads, unleased atomic.Uint64
+	leases, takeovers, lost, rejected, uncached                           atomic.Uint64
+	waits, waitTimeouts, wakes, polls, rounds                             atomic.Uint64
+	deletesRepeated, deletesDropped, outdated                             atomic.Uint64
+	redisErrors, unreadable, others, gaps                                 atomic.Uint64
+	staleHits, refreshes, refreshesSkipped, postponed                     atomic.Uint64
 }
 
 func (s *stats) snapshot() Stats {
 	return Stats{
 		LocalHits: s.localHits.Load(), RedisHits: s.redisHits.Load(), StaleHits: s.staleHits.Load(),
 		Refreshes: s.refreshes.Load(), RefreshesSkipped: s.refreshesSkipped.Load(), LoadsPostponed: s.postponed.Load(),
-		Loads: s.loads.Load(), LoadErrors: s.loadErrors.Load(), LoadPanics: s.panics.Load(),
+		Loads: s.loads.Load(), BatchLoads: s.batchLoads.Load(), LoadErrors: s.loadErrors.Load(), LoadPanics: s.panics.Load(),
 		LoadsAbandoned: s.abandoned.Load(), LateLoads: s.lateLoads.Load(), LoadsUnleased: s.unleased.Load(),
 		LeasesWon: s.leases.Load(), LeasesTakenOver: s.takeovers.Load(), LeasesLost: s.lost.Load(),
 		CommitsRejected: s.rejected.Load(), ValuesUncached: s.uncached.Load(),

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -45,13 +46,22 @@ type scriptStore struct {
 type verb struct {
 	script *redis.Script
 	sent   *atomic.Bool
+	loads  *scriptLoads
+}
+
+// scriptLoads is how often a script was loaded for batches.
+type scriptLoads struct {
+	mu sync.Mutex
+	n  atomic.Int64 // written under mu
 }
 
 // askAgain is how long scripts are not tried after the server forbade them.
 const askAgain = time.Minute
 
 func newScriptStore(r *Redis) *scriptStore {
-	load := func(lua string) verb { return verb{redis.NewScript(recordLua + lua), new(atomic.Bool)} }
+	load := func(lua string) verb {
+		return verb{redis.NewScript(recordLua + lua), new(atomic.Bool), new(scriptLoads)}
+	}
 	return &scriptStore{
 		r: r, native: nativeStore{r},
 		acquireL: load(acquireLua), commitL: load(commitLua), abortL: load(abortLua), renewL: load(renewLua),
@@ -88,6 +98,11 @@ func (s *scriptStore) runBy(
 	}
 	var sent time.Time
 	full := v.sent.CompareAndSwap(false, true)
+	m, together := ctx.(*member)
+	loads := v.loads.n.Load()
+	if together && (full || loads == 0) { // the others would not find it, and each would have to send the text
+		full = !s.load(m, v, 0)
+	}
 	for {
 		cmd, err := do(ctx, func(ctx context.Context, c commands) redis.Cmder {
 			sent = time.Now()
@@ -106,7 +121,8 @@ func (s *scriptStore) runBy(
 			s.forbidden.Store(int64(s.r.clock.local(time.Now()) + askAgain))
 			return nil, errForbidden
 		case redis.HasErrorPrefix(err, "NOSCRIPT") && !full:
-			full = true
+			full = !together || loads < 0 || !s.load(m, v, loads)
+			loads = -1 // not again
 			continue
 		default:
 			return nil, err
@@ -122,6 +138,21 @@ func (s *scriptStore) runBy(
 	}
 }
 
+// load loads a script for the members of a batch, unless that has been done more than so many times, and reports whether it
+// should be there.
+func (s *scriptStore) load(m *member, v verb, done int64) bool {
+	v.loads.mu.Lock()
+	defer v.loads.mu.Unlock()
+	if v.loads.n.Load() > done {
+		return true
+	}
+	_, err := call(m.Context, s.r, s.r.timeout, func(ctx context.Context) (string, error) {
+		return v.script.Load(ctx, s.r.client).Result() // in a cluster on all nodes
+	})
+	v.loads.n.Add(1) // also if it failed: the text does it then
+	return err == nil
+}
+
 // forbids reports whether the server refused to run scripts at all: by its ACL, or because the command is gone.
 func forbids(err error) bool {
 	var answer redis.Error
@@ -134,12 +165,29 @@ func forbids(err error) bool {
 		strings.Contains(text, "the user executing the script can't run this command")
 }
 
+func (s *scriptStore) trip(ctx context.Context, requests []any) { s.r.pipeline.company(ctx, requests) }
+
 func (s *scriptStore) read(ctx context.Context, key string, limit int) ([]byte, error) {
 	cmd, err := s.r.pipeline.do(ctx, get(key, limit))
 	if err != nil {
 		return nil, err
 	}
 	return got(cmd)
+}
+
+func (s *scriptStore) readAll(ctx context.Context, keys []string, limit int) ([][]byte, []error) {
+	req := &request{ctx: ctx, whole: len(keys)}
+	for _, key := range keys {
+		req.sends = append(req.sends, get(key, limit))
+	}
+	s.r.pipeline.send(req)
+	raws, errs := make([][]byte, len(keys)), make([]error, len(keys))
+	for i := range keys {
+		if errs[i] = req.err; req.err == nil {
+			raws[i], errs[i] = got(req.cmds[i])
+		}
+	}
+	return raws, errs
 }
 
 // get reads a record. One byte more than the longest one tells that it is longer.

@@ -48,35 +48,61 @@ func (c *core) fly(
 		case <-c.closing:
 			return nil, ErrClosed
 		}
-		res := f.res
-		if res.instead != nil {
-			res = res.instead
-		}
-		switch {
-		case res.asOf != 0 && began >= res.asOf:
-			// The value may be older than a deletion that this call comes after.
-			c.stats.rounds.Add(1)
-		case id.kind == forced && res.began != 0 && began >= res.began:
-			// The load began before this call.
-			c.stats.rounds.Add(1)
-		default:
+		res := f.outcome()
+		if res.serves(began, id.kind) {
 			return c.answer(res)
 		}
+		c.stats.rounds.Add(1)
 	}
+}
+
+func (f *flight) hasLanded() bool {
+	select {
+	case <-f.landed:
+		return true
+	default:
+		return false
+	}
+}
+
+// outcome is what a flight that has landed brings its callers.
+func (f *flight) outcome() *result {
+	if f.res.instead != nil {
+		return f.res.instead
+	}
+	return f.res
+}
+
+// serves reports whether a call of that kind, which began then, may have the result.
+func (res *result) serves(began uint64, k kind) bool {
+	switch {
+	case res.asOf != 0 && began >= res.asOf: // the value may be older than a deletion that the call comes after
+		return false
+	case k == forced && res.began != 0 && began >= res.began: // the load began before the call
+		return false
+	}
+	return true
 }
 
 func (c *core) newFlight(
 	ctx context.Context, id flightID, co callOptions, load func(context.Context, string) (any, error),
 ) *flight {
-	f := &flight{of: c, flightID: id, load: load, co: co, parent: flightFrom(ctx), landed: make(chan struct{})}
+	f := new(flight)
+	c.prepare(f, id, co)
+	f.load, f.parent = load, taskFrom(ctx)
+	f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	return f
+}
+
+func (c *core) prepare(f *flight, id flightID, co callOptions) {
+	f.of, f.flightID, f.co, f.landed = c, id, co, make(chan struct{})
+	f.told.of = f
 	if c.redis != nil {
 		f.full = c.redis.key(c.name, id.key)
 	}
 	if e := c.local.find(id.key); e != nil {
 		f.known = e.cost.Unpack()
 	}
-	f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	return f
 }
 
 // answer makes of a result what a call returns.
@@ -111,38 +137,43 @@ func (c *core) onlyCached(ctx context.Context, key string, co callOptions) (any,
 func (c *core) fromMemory(
 	ctx context.Context, key string, co callOptions, load func(context.Context, string) (any, error),
 ) *result {
-	if co.kind() == forced {
-		return nil
-	}
-	e := c.local.find(key)
-	if e == nil {
-		return nil
-	}
-	refresh := false
-	res := &result{value: e.value, negative: e.negative, stale: e.stale}
-	switch {
-	case c.local.now() < e.until:
-		if e.stale && co.kind() == strict {
-			return nil
-		}
-		refresh = load != nil && c.local.claim(e)
-	case c.redis == nil: // otherwise Redis is asked before it is served stale
-		old := c.kept(key)
-		if old == nil || !c.serves(old, co.kind()) {
-			return nil
-		}
-		res, refresh = old.res, load != nil
-	default:
-		return nil
-	}
-	if refresh && c.flights.begin() {
+	res, due := c.remembers(key, co.kind(), load != nil)
+	if due && c.flights.begin() {
 		c.soon(func() {
 			defer c.flights.running.Done()
 			c.refresh(ctx, key, co, load, nil)
 		})
 	}
-	c.stats.localHits.Add(1)
 	return res
+}
+
+// remembers returns what memory has for a call of that kind, or nil, and whether the caller is to load it anew, if it loads.
+func (c *core) remembers(key string, k kind, loads bool) (res *result, refresh bool) {
+	if k == forced {
+		return nil, false
+	}
+	e := c.local.find(key)
+	if e == nil {
+		return nil, false
+	}
+	res = &result{value: e.value, negative: e.negative, stale: e.stale}
+	switch {
+	case c.local.now() < e.until:
+		if e.stale && k == strict {
+			return nil, false
+		}
+		refresh = loads && c.local.claim(e)
+	case c.redis == nil: // otherwise Redis is asked before it is served stale
+		old := c.kept(key)
+		if old == nil || !c.serves(old, k) {
+			return nil, false
+		}
+		res, refresh = old.res, loads
+	default:
+		return nil, false
+	}
+	c.stats.localHits.Add(1)
+	return res, refresh
 }
 
 // run is a flight.
@@ -167,7 +198,11 @@ func (c *core) loadHere(f *flight) *result {
 		return res
 	}
 	since := c.local.epoch(f.key)
-	res := c.loadUnleased(f)
+	return c.loadedHere(f, since, c.loadUnleased(f))
+}
+
+// loadedHere keeps what a flight has loaded that has nothing to do with Redis.
+func (c *core) loadedHere(f *flight, since epoch, res *result) *result {
 	if res.failed() {
 		return res
 	}

@@ -130,11 +130,13 @@ func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint6
 		}
 		timer.Reset(max(min(next, time.Until(last)), 0))
 		var news wake
+		f.away()
 		select {
 		case news = <-w.w.news:
 		case <-timer.C:
 		case <-f.ctx.Done():
 		}
+		f.back()
 		if f.ctx.Err() != nil || !time.Now().Before(last) {
 			return nil, nil, nil
 		}

@@ -1,0 +1,489 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+)
+
+// batch is the flights that a call for many keys has begun. Each goes its own way, by the same code as one alone, in a
+// goroutine of its own. But where one would send a command, or call the loader, it waits until no other one of the batch is
+// moving: all of them have something to send or to load, or wait for somebody outside of the batch, or have landed. Then
+// all commands go in one round trip, and one call of the loader is for all that have come to load. So none of them waits
+// for another process, or for another flight of this one, while it holds a lease under which it has not begun to load.
+type batch struct {
+	c       *core
+	co      callOptions
+	loader  batchLoad
+	parent  task
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	flights []*flight
+	wanted  int    // flights that somebody waits for; guarded by flights.mu
+	flying  int    // flights that have not landed; guarded by flights.mu
+	landed  func() // called when all have; may be nil
+
+	mu       sync.Mutex
+	moving   int         // flights; guarded by mu
+	tripping bool        // a round trip is under way; guarded by mu
+	requests []*gathered // guarded by mu
+	loads    []*loadCall // guarded by mu
+	due      []due       // to be refreshed; guarded by mu
+}
+
+// batchLoad is a BatchLoader without its type. It returns where to look its values up.
+type batchLoad func(ctx context.Context, keys []string) (func(key string) (any, bool), error)
+
+// due is a key that is to be refreshed, and what was found there in Redis.
+type due struct {
+	key  string
+	prev *entry
+}
+
+// gathered is a command that waits for the next round trip.
+type gathered struct {
+	of   *flight // nil: it is not waited for by a flight
+	what any
+	done chan struct{}
+}
+
+// loadCall is a flight that waits for the loader.
+type loadCall struct {
+	f    *flight
+	r    returned
+	done chan struct{}
+}
+
+// member is the context of a command that goes along with those of others.
+type member struct {
+	context.Context
+	b *batch
+	f *flight // nil: see gathered
+}
+
+func (c *core) newBatch(ctx context.Context, co callOptions, load batchLoad) *batch {
+	b := &batch{c: c, co: co, loader: load, parent: taskFrom(ctx)}
+	b.ctx, b.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	return b
+}
+
+// add makes a flight of the batch.
+func (b *batch) add(id flightID) *flight {
+	f := &flight{batch: b, parent: b.parent}
+	b.c.prepare(f, id, b.co)
+	f.ctx = &member{b.ctx, b, f}
+	f.cancel = b.cancel
+	b.flights = append(b.flights, f)
+	b.flying++
+	return f
+}
+
+// landedLocked is called with flights.mu held.
+func (b *batch) landedLocked(f *flight) {
+	if f.callers > 0 {
+		b.wanted--
+	}
+	if b.flying--; b.flying == 0 {
+		b.cancel(nil)
+		if b.landed != nil {
+			b.landed()
+		}
+	}
+}
+
+// start lets the flights go.
+func (b *batch) start() {
+	switch {
+	case len(b.flights) == 0:
+		b.cancel(nil)
+	case b.c.redis == nil:
+		go b.here()
+	case b.c.opts.Tags: // the barriers are looked up along with each entry
+		b.scatter(b.flights, b.c.run)
+	default:
+		go b.look()
+	}
+}
+
+// scatter lets flights go their own ways.
+func (b *batch) scatter(flights []*flight, way func(*flight) *result) {
+	b.each(flights, func(f *flight) {
+		defer b.c.flights.running.Done()
+		defer b.c.flights.land(f)
+		f.res = way(f)
+	})
+}
+
+// each does something for all flights at the same time. It does not wait for the end.
+func (b *batch) each(flights []*flight, do func(*flight)) {
+	b.mu.Lock()
+	for _, f := range flights {
+		b.movesLocked(f)
+	}
+	b.mu.Unlock()
+	for _, f := range flights {
+		go func() {
+			defer f.away()
+			do(f)
+		}()
+	}
+}
+
+// inTurn does something for one flight after the other. Those for which it returns a result land.
+func (b *batch) inTurn(flights []*flight, do func(i int, f *flight) *result) {
+	for next := 0; next < len(flights); { // a Codec of the user's may end the goroutine
+		var all sync.WaitGroup
+		all.Go(func() {
+			for next < len(flights) {
+				next++
+				b.step(next-1, flights[next-1], do)
+			}
+		})
+		all.Wait()
+	}
+}
+
+func (b *batch) step(i int, f *flight, do func(i int, f *flight) *result) {
+	flies := false
+	defer func() {
+		if p := recover(); p != nil || !flies {
+			b.c.flights.landWith(f, p)
+			b.c.flights.running.Done()
+		}
+	}()
+	f.res = do(i, f)
+	flies = f.res == nil
+}
+
+// here is the way of a batch that has nothing to do with Redis.
+func (b *batch) here() {
+	c := b.c
+	var wait []*flight
+	s := &shift{b: b}
+	since := make([]epoch, 0, len(b.flights))
+	results := make([]*result, 0, len(b.flights))
+	b.inTurn(b.flights, func(_ int, f *flight) *result {
+		if res := c.remembered(f); res != nil {
+			return res
+		}
+		if f.kind <= strict && c.flights.before(f) != nil || !c.flights.enterNow(f) {
+			wait = append(wait, f)
+			return nil
+		}
+		f.prev = c.kept(f.key)
+		if res := c.failing(f); res != nil {
+			return res
+		}
+		s.flights = append(s.flights, f)
+		since = append(since, c.local.epoch(f.key))
+		results = append(results, c.starts(f))
+		return nil
+	})
+	b.scatter(wait, c.run)
+	if len(s.flights) == 0 {
+		return
+	}
+	came := s.perform()
+	b.inTurn(s.flights, func(i int, f *flight) *result {
+		return c.loadedHere(f, since[i], c.loadedUnleased(f, c.loaded(f, results[i], came[i])))
+	})
+}
+
+// look is the way of a batch to Redis.
+func (b *batch) look() {
+	c := b.c
+	var read, rest []*flight
+	var keys []string
+	founds := make([]found, len(b.flights))
+	b.inTurn(b.flights, func(i int, f *flight) *result {
+		if res := c.remembered(f); res != nil {
+			return res
+		}
+		if f.prev == nil && len(f.key) <= MaxKeyBytes && !c.undone.has(f.key) {
+			f.found = &founds[i]
+			f.found.since, f.found.asOf = c.local.epoch(f.key), c.ticks.Add(1)
+			read, keys = append(read, f), append(keys, f.full)
+		} else {
+			rest = append(rest, f)
+		}
+		return nil
+	})
+	if len(keys) > 0 {
+		raws, errs := c.store.readAll(b.ctx, keys, c.coder.maxRecord())
+		for i, f := range read {
+			f.found.raw, f.found.err = raws[i], errs[i]
+		}
+	}
+	b.inTurn(read, func(_ int, f *flight) *result {
+		found := f.found
+		res, raw, err := c.firstLook(f)
+		if res == nil {
+			found.raw, found.err, found.looked = raw, err, true
+			f.found, rest = found, append(rest, f)
+		}
+		return res
+	})
+	b.scatter(rest, c.run)
+}
+
+func (b *batch) movesLocked(f *flight) {
+	if f != nil && !f.moving {
+		f.moving = true
+		b.moving++
+	}
+}
+
+func (b *batch) restsLocked(f *flight) {
+	if f != nil && f.moving {
+		f.moving = false
+		b.moving--
+	}
+	b.goLocked()
+}
+
+// away says that a flight waits for what its batch has no part in, or has landed.
+func (f *flight) away() {
+	if b := f.batch; b != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.restsLocked(f)
+	}
+}
+
+// back is the opposite of away.
+func (f *flight) back() {
+	if b := f.batch; b != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.movesLocked(f)
+	}
+}
+
+// aside is the context of commands that are not sent by the flight itself.
+func (f *flight) aside() context.Context {
+	if b := f.batch; b != nil {
+		return &member{b.ctx, b, nil}
+	}
+	return f.ctx
+}
+
+// goLocked sends and loads what has gathered, unless a flight is moving, which may add to it.
+func (b *batch) goLocked() {
+	if b.moving > 0 || b.tripping {
+		return
+	}
+	if due := b.due; len(due) > 0 {
+		b.due = nil
+		b.c.refreshMany(b.ctx, due, b.co, b.loader)
+	}
+	if loads := b.loads; len(loads) > 0 {
+		b.loads = nil
+		go b.perform(loads)
+	}
+	if requests := b.requests; len(requests) > 0 {
+		b.requests, b.tripping = nil, true
+		go b.trip(requests)
+	}
+}
+
+// meet blocks until something has been sent, along with what others have.
+func (m *member) meet(what any) {
+	g := &gathered{m.f, what, make(chan struct{})}
+	m.b.mu.Lock()
+	m.b.requests = append(m.b.requests, g)
+	m.b.restsLocked(m.f)
+	m.b.mu.Unlock()
+	<-g.done
+}
+
+func (b *batch) trip(requests []*gathered) {
+	slices.SortStableFunc(requests, func(x, y *gathered) int { return x.of.order(y.of) })
+	all := make([]any, len(requests))
+	for i, g := range requests {
+		all[i] = g.what
+	}
+	b.c.store.trip(b.ctx, all)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tripping = false
+	for _, g := range requests {
+		b.movesLocked(g.of)
+		close(g.done)
+	}
+	b.goLocked()
+}
+
+// order is that in which the flights began.
+func (f *flight) order(other *flight) int {
+	var a, b uint64
+	if f != nil {
+		a = f.seq
+	}
+	if other != nil {
+		b = other.seq
+	}
+	return cmp.Compare(a, b)
+}
+
+// load blocks until the loader has been called for a flight.
+func (b *batch) load(f *flight) returned {
+	l := &loadCall{f: f, done: make(chan struct{})}
+	b.mu.Lock()
+	b.loads = append(b.loads, l)
+	b.restsLocked(f)
+	b.mu.Unlock()
+	<-l.done
+	return l.r
+}
+
+// perform calls the loader for flights that wait for it.
+func (b *batch) perform(loads []*loadCall) {
+	slices.SortStableFunc(loads, func(x, y *loadCall) int { return x.f.order(y.f) })
+	s := &shift{b: b, flights: make([]*flight, len(loads))}
+	for i, l := range loads {
+		s.flights[i] = l.f
+	}
+	results := s.perform()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, l := range loads {
+		l.r = results[i]
+		b.movesLocked(l.f)
+		close(l.done)
+	}
+}
+
+// refresh has a key refreshed in the background, together with others.
+func (b *batch) refresh(key string, prev *entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.due = append(b.due, due{key, prev})
+}
+
+// shift is one call of a batch loader.
+type shift struct {
+	b       *batch
+	flights []*flight
+	told    Load
+
+	mu    sync.Mutex
+	byKey map[string]*flight // guarded by mu
+}
+
+func (s *shift) owner() *core { return s.b.c }
+func (s *shift) caller() task { return s.b.parent }
+func (s *shift) says() *Load  { return &s.told }
+
+func (s *shift) flight(key string) *flight {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byKey == nil {
+		s.byKey = make(map[string]*flight, len(s.flights))
+		for _, f := range s.flights {
+			s.byKey[f.key] = f
+		}
+	}
+	return s.byKey[key]
+}
+
+func (s *shift) run(ctx context.Context) (any, error) {
+	keys := make([]string, len(s.flights))
+	for i, f := range s.flights {
+		keys[i] = f.key
+	}
+	return s.b.loader(ctx, keys)
+}
+
+// renew renews all leases at once; those that are lost no more.
+func (s *shift) renew() bool {
+	held := make([]bool, len(s.flights))
+	var all sync.WaitGroup
+	for i, f := range s.flights {
+		if f.lease != nil && !f.lease.lost {
+			all.Go(func() { held[i] = f.renew() })
+		}
+	}
+	all.Wait()
+	for i, f := range s.flights {
+		if f.lease != nil {
+			f.lease.lost = !held[i]
+		}
+	}
+	return slices.Contains(held, true)
+}
+
+// perform calls the loader, and tells what it has brought for each flight.
+func (s *shift) perform() []returned {
+	s.told.of = s
+	var period time.Duration
+	for _, f := range s.flights {
+		period = cmp.Or(period, f.lease.period())
+	}
+	c := s.b.c
+	c.stats.batchLoads.Add(1)
+	whole := c.perform(s.b.ctx, s, period)
+	results := make([]returned, len(s.flights))
+	for i := range results {
+		results[i] = whole
+		results[i].value = nil
+	}
+	if whole.abandoned {
+		return results
+	}
+	find, _ := whole.value.(func(string) (any, bool))
+	failed, err := split(whole.err)
+	for i, f := range s.flights {
+		r := &results[i]
+		r.err = nil
+		f.told.inherit(&s.told)
+		found := false
+		if find != nil {
+			r.value, found = find(f.key)
+		}
+		own, fails := failed[f.key]
+		switch {
+		case fails:
+			r.value, r.err = nil, own
+		case found:
+		case err != nil:
+			r.err = err
+		default:
+			r.err = ErrNotFound
+		}
+	}
+	return results
+}
+
+// split tells apart, in what a batch loader has returned, the errors of single keys and the one of all others.
+func split(err error) (failed map[string]error, rest error) {
+	var le *LoadError
+	if !errors.As(err, &le) {
+		return nil, err
+	}
+	failed = make(map[string]error)
+	var others []error
+	var walk func(error)
+	walk = func(err error) {
+		joined, _ := err.(interface{ Unwrap() []error }) //nolint:errorlint // what is wrapped comes later
+		switch {
+		case !errors.As(err, &le):
+			others = append(others, err)
+		case err == error(le): //nolint:errorlint // if it is one itself
+			failed[le.Key] = cmp.Or(le.Err, err)
+		case joined != nil:
+			for _, err := range joined.Unwrap() {
+				walk(err)
+			}
+		default:
+			failed[le.Key] = err
+		}
+	}
+	walk(err)
+	if len(others) == 1 {
+		return failed, others[0]
+	}
+	return failed, errors.Join(others...)
+}

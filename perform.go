@@ -1,0 +1,205 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+)
+
+// What happens while a loader runs.
+
+// loadGrace is what a loader whose context has ended gets to return its own error.
+const loadGrace = 10 * time.Millisecond
+
+// task is what a loader is called for: a flight, or several flights of a batch.
+type task interface {
+	run(ctx context.Context) (any, error) // calls the loader
+	flight(key string) *flight            // that of the key; nil if there is none
+	owner() *core
+	caller() task // whose loader made the call that this one is for
+	says() *Load  // what the loader says about all of it
+	renew() bool  // the leases, and reports whether there may be any left
+}
+
+// loadedBy is the key in a loader's context under which its task is found.
+type loadedBy struct{}
+
+func taskFrom(ctx context.Context) task {
+	t, _ := ctx.Value(loadedBy{}).(task)
+	return t
+}
+
+// waitsForItself reports whether a call with this context is made by the loader of that key, at whatever depth.
+func (c *core) waitsForItself(ctx context.Context, key string) bool {
+	for t := taskFrom(ctx); t != nil; t = t.caller() {
+		if t.owner() != c {
+			continue
+		}
+		if f := t.flight(key); f != nil && !f.hasLanded() { // what the loader left behind may ask
+			return true
+		}
+	}
+	return false
+}
+
+func (f *flight) run(ctx context.Context) (any, error) { return f.load(ctx, f.key) }
+func (f *flight) owner() *core                         { return f.of }
+func (f *flight) caller() task                         { return f.parent }
+func (f *flight) says() *Load                          { return &f.told }
+
+func (f *flight) flight(key string) *flight {
+	if key != f.key {
+		return nil
+	}
+	return f
+}
+
+func (f *flight) renew() bool {
+	if f.lease.renew() {
+		return true
+	}
+	f.of.stats.lost.Add(1) // the load goes on: its callers want the value
+	return false
+}
+
+// returned is what came of a loader.
+type returned struct {
+	value     any
+	err       error
+	ended     time.Time
+	took      time.Duration
+	abandoned bool // it has not returned
+}
+
+// load runs the loader of a flight, under the lease in f.lease if there is one. A value it returns is as of the beginning
+// of the load; who knows better says so.
+func (c *core) load(f *flight) *result {
+	if f.ctx.Err() != nil { // nobody wants it any more
+		return &result{err: context.Cause(f.ctx), abandoned: true}
+	}
+	res := c.starts(f)
+	if f.batch != nil {
+		return c.loaded(f, res, f.batch.load(f))
+	}
+	return c.loaded(f, res, c.perform(f.ctx, f, f.lease.period()))
+}
+
+// starts begins the result of a load.
+func (c *core) starts(f *flight) *result {
+	f.old = f.prev
+	c.stats.loads.Add(1)
+	began := c.ticks.Add(1)
+	return &result{asOf: began, began: began}
+}
+
+// loaded makes a result of what came of a loader.
+func (c *core) loaded(f *flight, res *result, r returned) *result {
+	res.value, res.err, res.ended, res.took = r.value, r.err, r.ended, r.took
+	if r.abandoned {
+		res.abandoned, res.asOf = true, 0
+		return res
+	}
+	if f.told.misused(c.opts.Tags) && res.err == nil {
+		res.err = errTagsOff
+	}
+	var fit bool
+	res.tags, fit = allTags(f.co.tags, f.told.all())
+	res.unfit = !fit
+	res.ttl, res.noStore = f.told.wants()
+	if c.judge(res); !res.failed() {
+		c.failures.forget(f.key)
+	}
+	return res
+}
+
+// judge counts the outcome of a load. An error, unlike a value, is never too old for anybody.
+func (c *core) judge(res *result) {
+	var p *PanicError
+	switch {
+	case res.err == nil:
+	case errors.As(res.err, &p): // whatever the panic's value wraps
+		res.value, res.asOf = nil, 0
+		c.stats.loadErrors.Add(1)
+		c.stats.panics.Add(1)
+	case errors.Is(res.err, ErrNotFound) && c.opts.NegativeTTL > 0:
+		res.value, res.negative = nil, true
+	default:
+		res.value, res.asOf = nil, 0
+		c.stats.loadErrors.Add(1)
+	}
+}
+
+// perform runs a loader in a goroutine of its own, at most for LoadTimeout, and renews leases meanwhile, if period is not 0.
+func (c *core) perform(parent context.Context, t task, period time.Duration) (r returned) {
+	ctx, cancel := context.WithTimeout(context.WithValue(parent, loadedBy{}, t), c.opts.LoadTimeout)
+	defer cancel()
+	start := time.Now()
+	var late atomic.Bool
+	done := make(chan returned, 1)
+	go guard(ctx, t, func(r returned) {
+		done <- r
+		if late.Load() && r.err == nil {
+			c.stats.lateLoads.Add(1)
+		}
+	})
+
+	var renewals <-chan time.Time
+	var renewed chan bool
+	if period > 0 {
+		ticker := time.NewTicker(period)
+		defer ticker.Stop()
+		renewals = ticker.C
+	}
+	var grace <-chan time.Time
+	ended := ctx.Done()
+	for {
+		select {
+		case r := <-done:
+			r.ended = time.Now()
+			r.took = r.ended.Sub(start)
+			return r
+		case <-renewals:
+			if renewed == nil { // the last one has been answered
+				renewed = make(chan bool, 1)
+				answer := renewed
+				c.flights.running.Go(func() { answer <- t.renew() })
+			}
+		case held := <-renewed:
+			renewed = nil
+			if !held {
+				renewals = nil
+			}
+		case <-ended:
+			ended = nil
+			if parent.Err() == nil {
+				timer := time.NewTimer(loadGrace)
+				defer timer.Stop()
+				grace = timer.C
+				continue
+			}
+			late.Store(true)
+			return returned{err: context.Cause(parent), abandoned: true}
+		case <-grace:
+			late.Store(true)
+			c.stats.abandoned.Add(1)
+			err := fmt.Errorf("cache: load abandoned %v after its timeout: %w", loadGrace, context.DeadlineExceeded)
+			return returned{err: err, abandoned: true}
+		}
+	}
+}
+
+// guard calls a loader and turns a panic or a Goexit into an error. It needs a goroutine of its own: a Goexit ends it.
+func guard(ctx context.Context, t task, then func(returned)) {
+	r := returned{err: &PanicError{Goexit: true}}
+	defer func() {
+		if p := recover(); p != nil {
+			r.err = &PanicError{Value: p, Stack: debug.Stack()}
+		}
+		then(r)
+	}()
+	v, err := t.run(ctx)
+	r = returned{value: v, err: err}
+}
