@@ -222,6 +222,13 @@ func callers(c *core, key string) (n int) {
 			n += f.callers
 		}
 	}
+	for b := range c.flights.batches {
+		for _, f := range b.flights {
+			if f.key == key {
+				n += f.callers
+			}
+		}
+	}
 	return n
 }
 

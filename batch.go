@@ -22,9 +22,11 @@ type batch struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	flights []*flight
-	wanted  int    // flights that somebody waits for; guarded by flights.mu
-	flying  int    // flights that have not landed; guarded by flights.mu
-	landed  func() // called when all have; may be nil
+	wanted  int           // flights that somebody waits for; guarded by flights.mu
+	flying  int           // flights that have not landed; guarded by flights.mu
+	done    chan struct{} // closed when all have
+	landed  func()        // called then; may be nil
+	slab    []flight      // not used yet
 
 	mu       sync.Mutex
 	moving   int         // flights; guarded by mu
@@ -59,39 +61,54 @@ type loadCall struct {
 
 // member is the context of a command that goes along with those of others.
 type member struct {
-	context.Context
 	b *batch
 	f *flight // nil: see gathered
 }
 
+func (m *member) Deadline() (time.Time, bool) { return m.b.ctx.Deadline() }
+func (m *member) Done() <-chan struct{}       { return m.b.ctx.Done() }
+func (m *member) Err() error                  { return m.b.ctx.Err() }
+func (m *member) Value(key any) any           { return m.b.ctx.Value(key) }
+
 func (c *core) newBatch(ctx context.Context, co callOptions, load batchLoad) *batch {
-	b := &batch{c: c, co: co, loader: load, parent: taskFrom(ctx)}
+	b := &batch{c: c, co: co, loader: load, parent: taskFrom(ctx), done: make(chan struct{})}
 	b.ctx, b.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	return b
 }
 
+// slab is how many flights are allocated at once.
+const slab = 32
+
 // add makes a flight of the batch.
 func (b *batch) add(id flightID) *flight {
-	f := &flight{batch: b, parent: b.parent}
+	if len(b.slab) == 0 {
+		b.slab = make([]flight, slab)
+	}
+	f := &b.slab[0]
+	b.slab = b.slab[1:]
+	f.batch, f.parent, f.cancel = b, b.parent, b.cancel
 	b.c.prepare(f, id, b.co)
-	f.ctx = &member{b.ctx, b, f}
-	f.cancel = b.cancel
+	f.company = member{b, f}
+	f.ctx = &f.company
 	b.flights = append(b.flights, f)
 	b.flying++
 	return f
 }
 
-// landedLocked is called with flights.mu held.
-func (b *batch) landedLocked(f *flight) {
+// landedLocked is called with flights.mu held, and reports whether that was the last one.
+func (b *batch) landedLocked(f *flight) bool {
 	if f.callers > 0 {
 		b.wanted--
 	}
-	if b.flying--; b.flying == 0 {
-		b.cancel(nil)
-		if b.landed != nil {
-			b.landed()
-		}
+	if b.flying--; b.flying > 0 {
+		return false
 	}
+	b.cancel(nil)
+	close(b.done)
+	if b.landed != nil {
+		b.landed()
+	}
+	return true
 }
 
 // start lets the flights go.
@@ -173,7 +190,9 @@ func (b *batch) here() {
 			wait = append(wait, f)
 			return nil
 		}
-		f.prev = c.kept(f.key)
+		if f.there {
+			f.prev = c.kept(f.key)
+		}
 		if res := c.failing(f); res != nil {
 			return res
 		}
@@ -265,7 +284,7 @@ func (f *flight) back() {
 // aside is the context of commands that are not sent by the flight itself.
 func (f *flight) aside() context.Context {
 	if b := f.batch; b != nil {
-		return &member{b.ctx, b, nil}
+		return &member{b, nil}
 	}
 	return f.ctx
 }

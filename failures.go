@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,6 +14,7 @@ type failures struct {
 	mu    sync.Mutex
 	m     map[string]failure // guarded by mu
 	bytes int                // of its keys; guarded by mu
+	some  atomic.Bool        // m may not be empty
 }
 
 type failure struct {
@@ -45,6 +47,7 @@ func (fs *failures) note(key string, err error, first time.Duration) time.Durati
 	if fs.m == nil {
 		fs.m = make(map[string]failure)
 	}
+	fs.some.Store(true)
 	if len(fs.m) >= mostFailures && !again {
 		for k := range fs.m { // whichever
 			fs.removeLocked(k)
@@ -66,6 +69,9 @@ func (fs *failures) note(key string, err error, first time.Duration) time.Durati
 
 // last returns the error of the last load if its pause is not over, and whether it is not.
 func (fs *failures) last(key string) (error, bool) {
+	if !fs.some.Load() {
+		return nil, false
+	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	now := time.Now()
@@ -86,9 +92,13 @@ func (fs *failures) failing(key string) bool {
 }
 
 func (fs *failures) forget(key string) {
+	if !fs.some.Load() {
+		return
+	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.removeLocked(key)
+	fs.some.Store(len(fs.m) > 0)
 }
 
 func (fs *failures) removeLocked(key string) {

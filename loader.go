@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -77,16 +78,21 @@ type flight struct {
 	seq   uint64     // flights begin in this order; guarded by flights.mu
 	until time.Time  // how long it waits for others
 	known early.Cost // of earlier loads
+	there bool       // memory had something when it began
 	since uint64     // forced: when it began, on core.ticks
 	after int64      // forced: loads under a lease with a later fence began after it, on the server's clock; 0: not known
 
 	ctx     context.Context // of everything the flight does; ends with Close and CancelAbandoned
 	cancel  context.CancelCauseFunc
+	joiner  *batch        // the last one to join; guarded by flights.mu
 	callers int           // guarded by flights.mu
 	moving  bool          // see batch; guarded by batch.mu
-	slot    *loading      // taken by enter
-	landed  chan struct{} // closed when res is there
+	entered bool          // it has a slot of loading
+	over    atomic.Bool   // res is there
+	landed  chan struct{} // closed then; made when somebody waits for this flight, and nil before in a batch; guarded by flights.mu
 	res     *result
+	loaded  result // res, if it has loaded
+	company member // ctx, in a batch
 }
 
 // flights are the flights under way. singleflight (https://pkg.go.dev/golang.org/x/sync/singleflight) collapses
@@ -99,8 +105,10 @@ type flights struct {
 	mu      sync.Mutex
 	closed  bool                 // guarded by mu
 	current map[flightID]*flight // those that calls may join; guarded by mu, which also covers group's map
-	all     map[*flight]struct{} // also those that no call may join; guarded by mu
-	loading map[string]*loading  // by key; guarded by mu
+	counts  [kinds]int           // of current; guarded by mu
+	all     map[*flight]struct{} // also those that no call may join, but not those of batches; guarded by mu
+	batches map[*batch]struct{}  // guarded by mu
+	loading map[string]loading   // by key; guarded by mu
 	begun   uint64               // flights; guarded by mu
 	running sync.WaitGroup       // Add under mu while not closed
 }
@@ -109,14 +117,16 @@ func newFlights() *flights {
 	return &flights{
 		current: make(map[flightID]*flight),
 		all:     make(map[*flight]struct{}),
-		loading: make(map[string]*loading),
+		batches: make(map[*batch]struct{}),
+		loading: make(map[string]loading),
 	}
 }
 
 // loading bounds the loads of a key in this process: one whose result was made worthless by a deletion, and the next.
 type loading struct {
-	slots chan struct{}
-	users int // guarded by flights.mu
+	running int
+	waiting int
+	ended   chan struct{} // a token for each that has ended while others were waiting; nil before that
 }
 
 const loadsPerKey = 2
@@ -133,27 +143,35 @@ func (fs *flights) join(id flightID, first func() *flight, run func(*flight) *re
 		f = first()
 	}
 	f.joinedLocked()
+	f.landingLocked()
 	fs.goLocked(f, run)
 	return f, nil
 }
 
-// joinAll returns the current flights of these keys. Those that are not there first makes, for its caller to run.
-func (fs *flights) joinAll(keys []string, k kind, first func(id flightID) *flight) ([]*flight, error) {
+// joinAll returns the current flights of these keys. Those that are not there are begun as flights of b, for its caller to
+// start.
+func (fs *flights) joinAll(keys []string, k kind, b *batch) ([]*flight, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.closed {
 		return nil, ErrClosed
 	}
-	all := make([]*flight, len(keys))
-	for i, key := range keys {
+	all := make([]*flight, 0, len(keys))
+	for _, key := range keys {
 		id := flightID{key, k}
 		f := fs.current[id]
-		if f == nil {
-			f = first(id)
+		switch {
+		case f == nil:
+			f = b.add(id)
 			fs.addLocked(f)
+		case f.batch != b:
+			f.landingLocked()
 		}
-		f.joinedLocked()
-		all[i] = f
+		if f.joiner != b { // the key is not there twice
+			f.joiner = b
+			f.joinedLocked()
+			all = append(all, f)
+		}
 	}
 	return all, nil
 }
@@ -184,8 +202,13 @@ func (fs *flights) addLocked(f *flight) {
 	fs.begun++
 	f.seq = fs.begun
 	fs.current[f.flightID] = f
-	fs.all[f] = struct{}{}
+	fs.counts[f.kind]++
 	fs.running.Add(1)
+	if f.batch == nil {
+		fs.all[f] = struct{}{}
+	} else if len(f.batch.flights) == 1 {
+		fs.batches[f.batch] = struct{}{}
+	}
 }
 
 func (fs *flights) goLocked(f *flight, run func(*flight) *result) {
@@ -210,20 +233,37 @@ func (id flightID) name() string { return string(rune(id.kind)) + id.key }
 func (fs *flights) find(id flightID) *flight {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	return fs.current[id]
+	f := fs.current[id]
+	if f != nil {
+		f.landingLocked()
+	}
+	return f
 }
 
 // before returns the oldest flight of the same key that began before f, or nil.
 func (fs *flights) before(f *flight) (found *flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	if len(fs.current) == fs.counts[f.kind] {
+		return nil
+	}
 	for k := range kinds {
 		other := fs.current[flightID{f.key, k}]
 		if other != nil && other.seq < f.seq && (found == nil || other.seq < found.seq) {
 			found = other
 		}
 	}
+	if found != nil {
+		found.landingLocked()
+	}
 	return found
+}
+
+// landingLocked sees to it that the flight's landing can be waited for.
+func (f *flight) landingLocked() {
+	if f.landed == nil {
+		f.landed = make(chan struct{})
+	}
 }
 
 // land tells the callers of a flight, also of one whose run has panicked or exited, as a Codec of the user's may. The
@@ -237,17 +277,20 @@ func (fs *flights) landWith(f *flight, panicked any) {
 	} else if f.res == nil {
 		f.res = &result{err: &PanicError{Goexit: true}}
 	}
-	f.leave()
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	f.leaveLocked(fs)
 	fs.removeLocked(f)
 	delete(fs.all, f)
+	f.over.Store(true)
+	if f.landed != nil {
+		close(f.landed)
+	}
 	if f.batch == nil {
 		f.cancel(nil)
-	} else {
-		f.batch.landedLocked(f)
+	} else if f.batch.landedLocked(f) {
+		delete(fs.batches, f.batch)
 	}
-	close(f.landed)
 }
 
 func (f *flight) joinedLocked() {
@@ -260,7 +303,7 @@ func (f *flight) joinedLocked() {
 func (fs *flights) leave(f *flight, cancelAbandoned bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if _, flies := fs.all[f]; !flies {
+	if f.over.Load() {
 		return
 	}
 	if f.callers--; f.callers > 0 {
@@ -285,6 +328,7 @@ func (fs *flights) leave(f *flight, cancelAbandoned bool) {
 func (fs *flights) removeLocked(f *flight) {
 	if fs.current[f.flightID] == f {
 		delete(fs.current, f.flightID)
+		fs.counts[f.kind]--
 		if f.batch == nil {
 			fs.group.Forget(f.name())
 		}
@@ -315,33 +359,33 @@ func (fs *flights) forgetAll() {
 // when the flight lands. While it waits it looks whether a load is still needed: look returns a result if it is not, or
 // has become pointless. A background flight does not wait.
 func (fs *flights) enter(f *flight, look func() *result) *result {
-	l := fs.slotsOf(f.key)
-	if l.take(f) {
+	if fs.enterNow(f) {
 		return nil
 	}
 	if f.kind == unasked {
-		l.done(fs, f.key)
 		return &result{}
 	}
+	ended := fs.wait(f)
 	f.away()
 	defer f.back()
 	tick := time.NewTicker(pollMost)
 	defer tick.Stop()
 	for {
 		select {
-		case l.slots <- struct{}{}:
-			f.slot = l
-			f.back()
-			return look()
+		case <-ended:
+			if fs.entersLast(f) {
+				f.back()
+				return look()
+			}
 		case <-tick.C:
 			f.back()
 			if res := look(); res != nil {
-				l.done(fs, f.key)
+				fs.waitsNoMore(f)
 				return res
 			}
 			f.away()
 		case <-f.ctx.Done():
-			l.done(fs, f.key)
+			fs.waitsNoMore(f)
 			return &result{err: context.Cause(f.ctx)}
 		}
 	}
@@ -349,51 +393,88 @@ func (fs *flights) enter(f *flight, look func() *result) *result {
 
 // enterNow is enter for who does not wait: it reports whether it has a slot.
 func (fs *flights) enterNow(f *flight) bool {
-	l := fs.slotsOf(f.key)
-	if l.take(f) {
-		return true
-	}
-	l.done(fs, f.key)
-	return false
-}
-
-// slotsOf is followed by done.
-func (fs *flights) slotsOf(key string) *loading {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	l := fs.loading[key]
-	if l == nil {
-		l = &loading{slots: make(chan struct{}, loadsPerKey)}
-		fs.loading[key] = l
-	}
-	l.users++
-	return l
+	return fs.enterLocked(f)
 }
 
-func (l *loading) done(fs *flights, key string) {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if l.users--; l.users == 0 {
-		delete(fs.loading, key)
-	}
-}
-
-func (l *loading) take(f *flight) bool {
-	select {
-	case l.slots <- struct{}{}:
-		f.slot = l
-		return true
-	default:
+func (fs *flights) enterLocked(f *flight) bool {
+	l := fs.loading[f.key]
+	if l.running == loadsPerKey {
 		return false
 	}
+	l.running++
+	fs.loading[f.key] = l
+	f.entered = true
+	return true
+}
+
+// wait returns what tells that a load of the key has ended. One that has ended already is told again.
+func (fs *flights) wait(f *flight) <-chan struct{} {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	l := fs.loading[f.key]
+	if l.ended == nil {
+		l.ended = make(chan struct{}, loadsPerKey)
+	}
+	l.waiting++
+	if l.running < loadsPerKey {
+		l.tell()
+	}
+	fs.loading[f.key] = l
+	return l.ended
+}
+
+// entersLast is enterNow after wait.
+func (fs *flights) entersLast(f *flight) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if !fs.enterLocked(f) {
+		return false
+	}
+	fs.changeLocked(f, 0, -1)
+	return true
+}
+
+func (fs *flights) waitsNoMore(f *flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.changeLocked(f, 0, -1)
 }
 
 // leave gives the slot back that enter took, if there is one.
 func (f *flight) leave() {
-	if l := f.slot; l != nil {
-		f.slot = nil
-		<-l.slots
-		l.done(f.of.flights, f.key)
+	fs := f.of.flights
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f.leaveLocked(fs)
+}
+
+func (f *flight) leaveLocked(fs *flights) {
+	if f.entered {
+		f.entered = false
+		fs.changeLocked(f, -1, 0)
+	}
+}
+
+func (fs *flights) changeLocked(f *flight, running, waiting int) {
+	l := fs.loading[f.key]
+	l.running += running
+	l.waiting += waiting
+	if l.running+l.waiting == 0 {
+		delete(fs.loading, f.key)
+		return
+	}
+	fs.loading[f.key] = l
+	if l.waiting > 0 && l.running < loadsPerKey { // also if who was told has gone
+		l.tell()
+	}
+}
+
+func (l *loading) tell() {
+	select {
+	case l.ended <- struct{}{}:
+	default:
 	}
 }
 
@@ -413,6 +494,9 @@ func (fs *flights) close() {
 	fs.closed = true
 	for f := range fs.all {
 		f.cancel(ErrClosed)
+	}
+	for b := range fs.batches {
+		b.cancel(ErrClosed)
 	}
 	fs.mu.Unlock()
 	fs.running.Wait()

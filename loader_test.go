@@ -388,7 +388,7 @@ func TestLoadsPerKey(t *testing.T) {
 		}
 		began := time.Now()
 		found := &result{}
-		if res := fs.enter(fl[2], func() *result { return found }); res != found || time.Since(began) != pollMost || fl[2].slot != nil {
+		if res := fs.enter(fl[2], func() *result { return found }); res != found || time.Since(began) != pollMost || fl[2].entered {
 			t.Errorf("%+v after %v", res, time.Since(began))
 		}
 		fl[3].cancel(ErrClosed)
@@ -398,7 +398,7 @@ func TestLoadsPerKey(t *testing.T) {
 		looks := 0
 		for i, f := range fl[4:] {
 			time.AfterFunc(time.Millisecond, func() { fl[i].leave() })
-			if res := fs.enter(f, func() *result { looks++; return nil }); res != nil || f.slot == nil {
+			if res := fs.enter(f, func() *result { looks++; return nil }); res != nil || !f.entered {
 				t.Errorf("%+v", res)
 			}
 		}
@@ -406,7 +406,7 @@ func TestLoadsPerKey(t *testing.T) {
 			t.Errorf("%d looks", looks)
 		}
 		for _, f := range fl {
-			if f.slot != nil {
+			if f.entered {
 				f.leave()
 			}
 		}

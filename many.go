@@ -39,21 +39,23 @@ func (c *Cache[V]) GetOrLoadMany(
 	found := make(map[string]V, len(keys))
 	local := c.core.local
 	now := local.now()
-	var missing []string
+	var missing, old []string
 	for i, key := range keys {
 		e := local.find(key)
 		switch {
-		case e == nil || now >= e.due.Load():
+		case e == nil:
 			if missing == nil {
 				missing = make([]string, 0, len(keys)-i)
 			}
 			missing = append(missing, key)
+		case now >= e.due.Load():
+			old = append(old, key)
 		case !e.negative:
 			found[key], _ = e.value.(V) // no V only if it is an interface and nil
 		}
 	}
-	c.core.stats.localHits.Add(uint64(len(keys) - len(missing)))
-	if missing == nil {
+	c.core.stats.localHits.Add(uint64(len(keys) - len(missing) - len(old)))
+	if missing == nil && old == nil {
 		return found, nil
 	}
 	load := func(ctx context.Context, keys []string) (func(string) (any, bool), error) {
@@ -63,7 +65,7 @@ func (c *Cache[V]) GetOrLoadMany(
 			return v, ok
 		}, err
 	}
-	return found, c.core.flyMany(ctx, missing, newCallOptions(opts), load, func(key string, value any) {
+	return found, c.core.flyMany(ctx, missing, old, newCallOptions(opts), load, func(key string, value any) {
 		found[key], _ = value.(V)
 	})
 }
@@ -101,15 +103,15 @@ type many struct {
 	errs  manyErrors
 }
 
-// flyMany is fly for many keys.
+// flyMany is fly for keys that are missing in memory, and for those that are there, but old.
 func (c *core) flyMany(
-	ctx context.Context, keys []string, co callOptions, load batchLoad, found func(string, any),
+	ctx context.Context, missing, old []string, co callOptions, load batchLoad, found func(string, any),
 ) error {
 	m := &many{c: c, co: co, load: load, began: c.ticks.Load(), found: found}
 	if len(co.tags) > 0 && !c.opts.Tags {
 		return errTagsOff
 	}
-	keys = m.sift(ctx, keys)
+	keys := m.sift(ctx, append(missing, m.remembered(ctx, old)...))
 	for part := range slices.Chunk(keys, c.opts.MaxBatchKeys) {
 		fly := m.fly
 		if co.cached {
@@ -139,20 +141,10 @@ func (m *many) answer(key string, res *result) {
 
 func (m *many) fail(key string, err error) { m.errs = append(m.errs, &LoadError{key, err}) }
 
-// sift returns the keys that are to be looked for outside of memory, each once.
-func (m *many) sift(ctx context.Context, keys []string) []string {
-	seen := make(map[string]struct{}, len(keys))
+// remembered returns those of these keys for which memory has nothing that can be served.
+func (m *many) remembered(ctx context.Context, keys []string) (left []string) {
 	var late []due
-	left := keys[:0]
 	for _, key := range keys {
-		if _, again := seen[key]; again {
-			continue
-		}
-		seen[key] = struct{}{}
-		if m.c.waitsForItself(ctx, key) {
-			m.fail(key, errOwnKey)
-			continue
-		}
 		res, refresh := m.c.remembers(key, m.co.kind(), !m.co.cached)
 		if refresh {
 			late = append(late, due{key: key})
@@ -172,6 +164,29 @@ func (m *many) sift(ctx context.Context, keys []string) []string {
 	return left
 }
 
+// sift removes keys that the loader which makes the call is loading itself; and those that would come in more than one
+// part.
+func (m *many) sift(ctx context.Context, keys []string) []string {
+	if taskFrom(ctx) != nil {
+		keys = slices.DeleteFunc(keys, func(key string) bool {
+			own := m.c.waitsForItself(ctx, key)
+			if own {
+				m.fail(key, errOwnKey)
+			}
+			return own
+		})
+	}
+	if len(keys) > m.c.opts.MaxBatchKeys {
+		seen := make(map[string]struct{}, len(keys))
+		keys = slices.DeleteFunc(keys, func(key string) bool {
+			n := len(seen)
+			seen[key] = struct{}{}
+			return len(seen) == n
+		})
+	}
+	return keys
+}
+
 // fly waits for the flights of these keys.
 func (m *many) fly(ctx context.Context, keys []string) error {
 	for len(keys) > 0 {
@@ -179,7 +194,7 @@ func (m *many) fly(ctx context.Context, keys []string) error {
 			return err
 		}
 		b := m.c.newBatch(ctx, m.co, m.load)
-		flights, err := m.c.flights.joinAll(keys, m.co.kind(), b.add)
+		flights, err := m.c.flights.joinAll(keys, m.co.kind(), b)
 		if err != nil {
 			b.cancel(nil)
 			return err
@@ -188,16 +203,20 @@ func (m *many) fly(ctx context.Context, keys []string) error {
 		var again []string
 		var left error
 		for _, f := range flights {
-			landed := f.hasLanded()
+			landed := f.over.Load()
 			if !landed && left == nil {
+				all := b.done // own ones
+				if f.batch != b {
+					all = f.landed
+				}
 				select {
-				case <-f.landed:
+				case <-all:
 				case <-ctx.Done():
 					left = ctx.Err()
 				case <-m.c.closing:
 					left = ErrClosed
 				}
-				landed = f.hasLanded()
+				landed = f.over.Load()
 			}
 			if !landed {
 				m.c.flights.leave(f, m.c.opts.CancelAbandoned)

@@ -38,7 +38,7 @@ func (c *core) waitsForItself(ctx context.Context, key string) bool {
 		if t.owner() != c {
 			continue
 		}
-		if f := t.flight(key); f != nil && !f.hasLanded() { // what the loader left behind may ask
+		if f := t.flight(key); f != nil && !f.over.Load() { // what the loader left behind may ask
 			return true
 		}
 	}
@@ -92,7 +92,8 @@ func (c *core) starts(f *flight) *result {
 	f.old = f.prev
 	c.stats.loads.Add(1)
 	began := c.ticks.Add(1)
-	return &result{asOf: began, began: began}
+	f.loaded = result{asOf: began, began: began}
+	return &f.loaded
 }
 
 // loaded makes a result of what came of a loader.

@@ -121,7 +121,7 @@ func (s *stage) close() {
 func (s *stage) nothingLeft(name string, c *core) {
 	f := c.flights
 	f.mu.Lock()
-	n := len(f.current) + len(f.all) + len(f.loading)
+	n := len(f.current) + len(f.all) + len(f.batches) + len(f.loading)
 	f.mu.Unlock()
 	if c.redis != nil {
 		c.redis.waiters.mu.Lock()

@@ -56,15 +56,6 @@ func (c *core) fly(
 	}
 }
 
-func (f *flight) hasLanded() bool {
-	select {
-	case <-f.landed:
-		return true
-	default:
-		return false
-	}
-}
-
 // outcome is what a flight that has landed brings its callers.
 func (f *flight) outcome() *result {
 	if f.res.instead != nil {
@@ -95,13 +86,10 @@ func (c *core) newFlight(
 }
 
 func (c *core) prepare(f *flight, id flightID, co callOptions) {
-	f.of, f.flightID, f.co, f.landed = c, id, co, make(chan struct{})
+	f.of, f.flightID, f.co = c, id, co
 	f.told.of = f
 	if c.redis != nil {
 		f.full = c.redis.key(c.name, id.key)
-	}
-	if e := c.local.find(id.key); e != nil {
-		f.known = e.cost.Unpack()
 	}
 }
 
@@ -231,14 +219,15 @@ func (c *core) enterAlone(f *flight) *result {
 	return c.flights.enter(f, func() *result { return c.remembered(f) })
 }
 
-// remembered makes a result of what is in memory.
+// remembered makes a result of what is in memory, and learns from it what loads cost.
 func (c *core) remembered(f *flight) *result {
-	if f.kind > strict {
-		return nil
-	}
 	asOf := c.ticks.Add(1)
 	e := c.local.find(f.key)
-	if e == nil || c.local.now() >= e.until || e.stale && f.kind == strict {
+	if e == nil {
+		return nil
+	}
+	f.known, f.there = e.cost.Unpack(), true
+	if f.kind > strict || c.local.now() >= e.until || e.stale && f.kind == strict {
 		return nil
 	}
 	c.stats.localHits.Add(1)

@@ -367,8 +367,8 @@ func (tr *trial) end() {
 			c.cancel()
 		}
 		_ = p.cache.Close()
-		if n := len(p.cache.core.flights.all) + len(p.cache.core.flights.loading); n > 0 {
-			tr.s.Failf("P9: %d flights or loads are left", n)
+		if fs := p.cache.core.flights; len(fs.all)+len(fs.batches)+len(fs.loading) > 0 {
+			tr.s.Failf("P9: flights or loads are left")
 		}
 		if n := len(p.rds.waiters.m); n > 0 {
 			tr.s.Failf("P9: %d waiters are left", n)
