@@ -33,6 +33,7 @@ type batch struct {
 	tripping bool        // a round trip is under way; guarded by mu
 	requests []*gathered // guarded by mu
 	loads    []*loadCall // guarded by mu
+	patient  bool        // loads have waited for a round trip, which may bring more of them; guarded by mu
 	due      []due       // to be refreshed; guarded by mu
 }
 
@@ -298,11 +299,14 @@ func (b *batch) goLocked() {
 		b.due = nil
 		b.c.refreshMany(b.ctx, due, b.co, b.loader)
 	}
+	requests := b.requests
 	if loads := b.loads; len(loads) > 0 {
-		b.loads = nil
-		go b.perform(loads)
+		if b.patient = len(requests) > 0 && !b.patient; !b.patient {
+			b.loads = nil
+			go b.perform(loads)
+		}
 	}
-	if requests := b.requests; len(requests) > 0 {
+	if len(requests) > 0 {
 		b.requests, b.tripping = nil, true
 		go b.trip(requests)
 	}
@@ -486,16 +490,19 @@ func split(err error) (failed map[string]error, rest error) {
 	var others []error
 	var walk func(error)
 	walk = func(err error) {
-		joined, _ := err.(interface{ Unwrap() []error }) //nolint:errorlint // what is wrapped comes later
-		switch {
-		case !errors.As(err, &le):
+		if !errors.As(err, &le) {
 			others = append(others, err)
-		case err == error(le): //nolint:errorlint // if it is one itself
-			failed[le.Key] = cmp.Or(le.Err, err)
-		case joined != nil:
-			for _, err := range joined.Unwrap() {
+			return
+		}
+		switch e := err.(type) { //nolint:errorlint // layer by layer
+		case *LoadError:
+			failed[e.Key] = cmp.Or(e.Err, err)
+		case interface{ Unwrap() []error }:
+			for _, err := range e.Unwrap() {
 				walk(err)
 			}
+		case interface{ Unwrap() error }:
+			walk(e.Unwrap())
 		default:
 			failed[le.Key] = err
 		}

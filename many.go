@@ -244,6 +244,11 @@ func (m *many) fly(ctx context.Context, keys []string) error {
 func (m *many) peek(ctx context.Context, keys []string) error {
 	results := make([]*result, len(keys))
 	err := m.c.peekMany(ctx, keys, m.co, results)
+	select {
+	case <-m.c.closing:
+		return ErrClosed
+	default:
+	}
 	if err != nil {
 		return err
 	}
