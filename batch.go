@@ -17,6 +17,7 @@ import (
 type batch struct {
 	c       *core
 	co      callOptions
+	began   time.Time
 	loader  batchLoad
 	parent  task
 	ctx     context.Context
@@ -48,7 +49,7 @@ type due struct {
 
 // gathered is a command that waits for the next round trip.
 type gathered struct {
-	of   *flight // nil: it is not waited for by a flight
+	of   *member
 	what any
 	done chan struct{}
 }
@@ -60,10 +61,12 @@ type loadCall struct {
 	done chan struct{}
 }
 
-// member is the context of a command that goes along with those of others.
+// member is who sends commands along with others: a flight, or somebody who renews a lease. It is the context of these
+// commands.
 type member struct {
-	b *batch
-	f *flight // nil: see gathered
+	b      *batch
+	f      *flight // that it is, or whose lease it renews
+	moving bool    // guarded by batch.mu
 }
 
 func (m *member) Deadline() (time.Time, bool) { return m.b.ctx.Deadline() }
@@ -72,7 +75,7 @@ func (m *member) Err() error                  { return m.b.ctx.Err() }
 func (m *member) Value(key any) any           { return m.b.ctx.Value(key) }
 
 func (c *core) newBatch(ctx context.Context, co callOptions, load batchLoad) *batch {
-	b := &batch{c: c, co: co, loader: load, parent: taskFrom(ctx), done: make(chan struct{})}
+	b := &batch{c: c, co: co, began: time.Now(), loader: load, parent: taskFrom(ctx), done: make(chan struct{})}
 	b.ctx, b.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	return b
 }
@@ -89,7 +92,7 @@ func (b *batch) add(id flightID) *flight {
 	b.slab = b.slab[1:]
 	f.batch, f.parent, f.cancel = b, b.parent, b.cancel
 	b.c.prepare(f, id, b.co)
-	f.company = member{b, f}
+	f.company = member{b: b, f: f}
 	f.ctx = &f.company
 	b.flights = append(b.flights, f)
 	b.flying++
@@ -135,11 +138,21 @@ func (b *batch) scatter(flights []*flight, way func(*flight) *result) {
 	})
 }
 
+// pause is d, and a little more, so that those who wait look at the same time.
+func (b *batch) pause(d time.Duration) time.Duration {
+	grid := lookSoon
+	if d >= 8*lookTogether {
+		grid = lookTogether
+	}
+	passed := time.Since(b.began)
+	return (passed+d+grid-1)/grid*grid - passed
+}
+
 // each does something for all flights at the same time. It does not wait for the end.
 func (b *batch) each(flights []*flight, do func(*flight)) {
 	b.mu.Lock()
 	for _, f := range flights {
-		b.movesLocked(f)
+		b.movesLocked(&f.company)
 	}
 	b.mu.Unlock()
 	for _, f := range flights {
@@ -247,29 +260,37 @@ func (b *batch) look() {
 		return res
 	})
 	b.scatter(rest, c.run)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.goLocked()
 }
 
-func (b *batch) movesLocked(f *flight) {
-	if f != nil && !f.moving {
-		f.moving = true
+func (b *batch) movesLocked(m *member) {
+	if !m.moving {
+		m.moving = true
 		b.moving++
 	}
 }
 
-func (b *batch) restsLocked(f *flight) {
-	if f != nil && f.moving {
-		f.moving = false
+func (b *batch) restsLocked(m *member) {
+	if m.moving {
+		m.moving = false
 		b.moving--
 	}
 	b.goLocked()
 }
 
+// rests says that a member waits for what its batch has no part in, or is done.
+func (m *member) rests() {
+	m.b.mu.Lock()
+	defer m.b.mu.Unlock()
+	m.b.restsLocked(m)
+}
+
 // away says that a flight waits for what its batch has no part in, or has landed.
 func (f *flight) away() {
-	if b := f.batch; b != nil {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.restsLocked(f)
+	if f.batch != nil {
+		f.company.rests()
 	}
 }
 
@@ -278,14 +299,14 @@ func (f *flight) back() {
 	if b := f.batch; b != nil {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.movesLocked(f)
+		b.movesLocked(&f.company)
 	}
 }
 
-// aside is the context of commands that are not sent by the flight itself.
+// aside is the context of commands that the flight does not wait for.
 func (f *flight) aside() context.Context {
-	if b := f.batch; b != nil {
-		return &member{b, nil}
+	if f.batch != nil {
+		return f.batch.ctx
 	}
 	return f.ctx
 }
@@ -314,16 +335,16 @@ func (b *batch) goLocked() {
 
 // meet blocks until something has been sent, along with what others have.
 func (m *member) meet(what any) {
-	g := &gathered{m.f, what, make(chan struct{})}
+	g := &gathered{m, what, make(chan struct{})}
 	m.b.mu.Lock()
 	m.b.requests = append(m.b.requests, g)
-	m.b.restsLocked(m.f)
+	m.b.restsLocked(m)
 	m.b.mu.Unlock()
 	<-g.done
 }
 
 func (b *batch) trip(requests []*gathered) {
-	slices.SortStableFunc(requests, func(x, y *gathered) int { return x.of.order(y.of) })
+	slices.SortStableFunc(requests, func(x, y *gathered) int { return cmp.Compare(x.of.f.seq, y.of.f.seq) })
 	all := make([]any, len(requests))
 	for i, g := range requests {
 		all[i] = g.what
@@ -339,24 +360,12 @@ func (b *batch) trip(requests []*gathered) {
 	b.goLocked()
 }
 
-// order is that in which the flights began.
-func (f *flight) order(other *flight) int {
-	var a, b uint64
-	if f != nil {
-		a = f.seq
-	}
-	if other != nil {
-		b = other.seq
-	}
-	return cmp.Compare(a, b)
-}
-
 // load blocks until the loader has been called for a flight.
 func (b *batch) load(f *flight) returned {
 	l := &loadCall{f: f, done: make(chan struct{})}
 	b.mu.Lock()
 	b.loads = append(b.loads, l)
-	b.restsLocked(f)
+	b.restsLocked(&f.company)
 	b.mu.Unlock()
 	<-l.done
 	return l.r
@@ -364,7 +373,7 @@ func (b *batch) load(f *flight) returned {
 
 // perform calls the loader for flights that wait for it.
 func (b *batch) perform(loads []*loadCall) {
-	slices.SortStableFunc(loads, func(x, y *loadCall) int { return x.f.order(y.f) })
+	slices.SortStableFunc(loads, func(x, y *loadCall) int { return cmp.Compare(x.f.seq, y.f.seq) })
 	s := &shift{b: b, flights: make([]*flight, len(loads))}
 	for i, l := range loads {
 		s.flights[i] = l.f
@@ -374,7 +383,7 @@ func (b *batch) perform(loads []*loadCall) {
 	defer b.mu.Unlock()
 	for i, l := range loads {
 		l.r = results[i]
-		b.movesLocked(l.f)
+		b.movesLocked(&l.f.company)
 		close(l.done)
 	}
 }
@@ -423,10 +432,22 @@ func (s *shift) run(ctx context.Context) (any, error) {
 // renew renews all leases at once; those that are lost no more.
 func (s *shift) renew() bool {
 	held := make([]bool, len(s.flights))
-	var all sync.WaitGroup
+	senders := make([]*member, len(s.flights))
+	s.b.mu.Lock()
 	for i, f := range s.flights {
 		if f.lease != nil && !f.lease.lost {
-			all.Go(func() { held[i] = f.renew() })
+			senders[i] = &member{b: s.b, f: f}
+			s.b.movesLocked(senders[i])
+		}
+	}
+	s.b.mu.Unlock()
+	var all sync.WaitGroup
+	for i, m := range senders {
+		if m != nil {
+			all.Go(func() {
+				defer m.rests()
+				held[i] = s.flights[i].renewWith(m)
+			})
 		}
 	}
 	all.Wait()

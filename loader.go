@@ -86,7 +86,6 @@ type flight struct {
 	cancel  context.CancelCauseFunc
 	joiner  *batch        // the last one to join; guarded by flights.mu
 	callers int           // guarded by flights.mu
-	moving  bool          // see batch; guarded by batch.mu
 	entered bool          // it has a slot of loading
 	over    atomic.Bool   // res is there
 	landed  chan struct{} // closed then; made when somebody waits for this flight, and nil before in a batch; guarded by flights.mu

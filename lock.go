@@ -97,12 +97,13 @@ const (
 )
 
 const (
-	pollFirst  = 5 * time.Millisecond // without wake-ups
-	pollMost   = 250 * time.Millisecond
-	lookSoon   = 5 * time.Millisecond // at least, between two looks at a lease that ends
-	wakeBytes  = 4 << 10              // largest record sent along with a wake-up
-	unreadable = 3                    // entries in a row that ACQUIRE calls usable and we cannot read
-	stuck      = 10                   // times what a load takes at most, usually: then another process takes over
+	pollFirst    = 5 * time.Millisecond // without wake-ups
+	pollMost     = 250 * time.Millisecond
+	lookSoon     = 5 * time.Millisecond // at least, between two looks at a lease that ends
+	lookTogether = 8 * lookSoon         // what is waited for longer than eight times that, those of a batch look at at the same time
+	wakeBytes    = 4 << 10              // largest record sent along with a wake-up
+	unreadable   = 3                    // entries in a row that ACQUIRE calls usable and we cannot read
+	stuck        = 10                   // times what a load takes at most, usually: then another process takes over
 )
 
 // recordLife is the TTL of a record that holds a lease.
@@ -419,8 +420,8 @@ func (t *tenure) period() time.Duration {
 }
 
 // renew reports whether the lease is still ours, or may be. It blocks for at most the budget of a command.
-func (t *tenure) renew() bool {
-	mine, err := t.c.store.renew(t.f.aside(), t.args.key, t.args.owner, t.fence, t.args.lease, t.args.life)
+func (t *tenure) renew(ctx context.Context) bool {
+	mine, err := t.c.store.renew(ctx, t.args.key, t.args.owner, t.fence, t.args.lease, t.args.life)
 	if err != nil {
 		t.c.stats.redisErrors.Add(1)
 		return true

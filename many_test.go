@@ -188,23 +188,32 @@ func TestManyParts(t *testing.T) {
 }
 
 func TestManyKeys(t *testing.T) {
-	alike(t, Options{LocalEntries: -1}, func(t *testing.T, p *proc) {
-		const n = 10_000
-		keys := make([]string, n)
-		for i := range keys {
-			keys[i] = fmt.Sprint("k", i)
+	c, err := New[string]("user", Options{LocalEntries: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	tenThousand(t, c)
+}
+
+// tenThousand asks a cache twice for as many keys.
+func tenThousand(t *testing.T, c *Cache[string]) {
+	t.Helper()
+	const n = 10_000
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = fmt.Sprint("k", i)
+	}
+	o := &batchOrigin{}
+	for range 2 {
+		values, err := c.GetOrLoadMany(background, keys, o.load)
+		if len(values) != n || err != nil || values["k4711"] != "vk4711" {
+			t.Fatalf("%d values, %v", len(values), err)
 		}
-		o := &batchOrigin{}
-		for range 2 {
-			values, err := p.cache.GetOrLoadMany(background, keys, o.load)
-			if len(values) != n || err != nil || values["k4711"] != "vk4711" {
-				t.Fatalf("%d values, %v", len(values), err)
-			}
-		}
-		if len(o.calls) != 10 || len(o.calls[9]) != 1000 {
-			t.Errorf("%d calls", len(o.calls))
-		}
-	})
+	}
+	if len(o.calls) != 10 || len(o.calls[9]) != 1000 {
+		t.Errorf("%d calls", len(o.calls))
+	}
 }
 
 var errA, errB = errors.New("a is broken"), errors.New("the origin is down")

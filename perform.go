@@ -57,8 +57,10 @@ func (f *flight) flight(key string) *flight {
 	return f
 }
 
-func (f *flight) renew() bool {
-	if f.lease.renew() {
+func (f *flight) renew() bool { return f.renewWith(f.ctx) }
+
+func (f *flight) renewWith(ctx context.Context) bool {
+	if f.lease.renew(ctx) {
 		return true
 	}
 	f.of.stats.lost.Add(1) // the load goes on: its callers want the value

@@ -128,6 +128,9 @@ func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint6
 		if rest := time.Until(ends) + c.redis.spread(lookSoon); rest < next {
 			next = max(rest, lookSoon)
 		}
+		if f.batch != nil {
+			next = f.batch.pause(next)
+		}
 		timer.Reset(max(min(next, time.Until(last)), 0))
 		var news wake
 		f.away()
