@@ -24,6 +24,8 @@ func (s *stage) act(a *actor, words []string) {
 	switch words[0] {
 	case "get":
 		s.get(a, words[1], words[2:])
+	case "get-many":
+		s.getMany(a, strings.Split(words[1], ","), options(words[2:]))
 	case "peek":
 		s.begin(a, words[1], nil, func(ctx context.Context, _ string) string {
 			v, ok := a.cache.Get(ctx, words[1])

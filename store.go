@@ -7,11 +7,11 @@ import (
 	"errors"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/bellwether-go/cache/internal/record"
 )
@@ -37,7 +37,8 @@ type scriptStore struct {
 	native                            nativeStore
 	acquireL, commitL, abortL, renewL verb
 	stampL, invalidateL               verb
-	inbox, everybody                  string       // channels
+	inbox, everybody                  string // channels
+	loading                           singleflight.Group
 	forbidden                         atomic.Int64 // until when scripts are taken to be forbidden, on r.clock.local
 }
 
@@ -46,13 +47,7 @@ type scriptStore struct {
 type verb struct {
 	script *redis.Script
 	sent   *atomic.Bool
-	loads  *scriptLoads
-}
-
-// scriptLoads is how often a script was loaded for batches.
-type scriptLoads struct {
-	mu sync.Mutex
-	n  atomic.Int64 // written under mu
+	loads  *atomic.Int64 // for batches
 }
 
 // askAgain is how long scripts are not tried after the server forbade them.
@@ -60,7 +55,7 @@ const askAgain = time.Minute
 
 func newScriptStore(r *Redis) *scriptStore {
 	load := func(lua string) verb {
-		return verb{redis.NewScript(recordLua + lua), new(atomic.Bool), new(scriptLoads)}
+		return verb{redis.NewScript(recordLua + lua), new(atomic.Bool), new(atomic.Int64)}
 	}
 	return &scriptStore{
 		r: r, native: nativeStore{r},
@@ -99,7 +94,7 @@ func (s *scriptStore) runBy(
 	var sent time.Time
 	full := v.sent.CompareAndSwap(false, true)
 	m, together := ctx.(*member)
-	loads := v.loads.n.Load()
+	loads := v.loads.Load()
 	if together && (full || loads == 0) { // the others would not find it, and each would have to send the text
 		full = !s.load(m, v, 0)
 	}
@@ -141,16 +136,17 @@ func (s *scriptStore) runBy(
 // load loads a script for the members of a batch, unless that has been done more than so many times, and reports whether it
 // should be there.
 func (s *scriptStore) load(m *member, v verb, done int64) bool {
-	v.loads.mu.Lock()
-	defer v.loads.mu.Unlock()
-	if v.loads.n.Load() > done {
-		return true
-	}
-	_, err := call(m.b.ctx, s.r, s.r.timeout, func(ctx context.Context) (string, error) {
-		return v.script.Load(ctx, s.r.client).Result() // in a cluster on all nodes
+	loaded, _, _ := s.loading.Do(v.script.Hash(), func() (any, error) {
+		if v.loads.Load() > done {
+			return true, nil
+		}
+		_, err := call(m.b.ctx, s.r, s.r.timeout, func(ctx context.Context) (string, error) {
+			return v.script.Load(ctx, s.r.client).Result() // in a cluster on all nodes
+		})
+		v.loads.Add(1) // also if it failed: the text does it then
+		return err == nil, nil
 	})
-	v.loads.n.Add(1) // also if it failed: the text does it then
-	return err == nil
+	return loaded == true
 }
 
 // forbids reports whether the server refused to run scripts at all: by its ACL, or because the command is gone.
