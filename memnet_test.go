@@ -98,6 +98,9 @@ func (n *memNetwork) serve(p *player, request string, run func() string) string 
 	if auto {
 		tr.s.Note("%s %s: %s", p.name, request, reply)
 	}
+	if strings.HasSuffix(request, otherFull) {
+		return reply
+	}
 	n.remember()
 	raw := n.raw()
 	verb, _, _ := strings.Cut(request, " ")
@@ -210,12 +213,14 @@ func (n *memNetwork) subscribe(p *player) {
 func (n *memNetwork) raw() []byte { return n.server.get(trialFull) }
 
 func (n *memNetwork) state() string {
-	raw := n.raw()
-	text := n.server.describe(raw)
-	if len(raw) > 0 {
-		h, rest, _ := n.server.open(trialFull)
-		text += fmt.Sprintf(" %d %d %d %v %q %v", h.Fence, h.FreshUntil, h.Lease.Fence, h.Lease.All, rest,
-			n.server.ttl(trialFull))
+	text := ""
+	for _, key := range []string{trialFull, otherFull} {
+		raw := n.server.get(key)
+		text += " " + n.server.describe(raw)
+		if len(raw) > 0 {
+			h, rest, _ := n.server.open(key)
+			text += fmt.Sprintf(" %d %d %d %v %q %v", h.Fence, h.FreshUntil, h.Lease.Fence, h.Lease.All, rest, n.server.ttl(key))
+		}
 	}
 	if n.server.tags != nil {
 		text += fmt.Sprint(" barriers ", *n.server.tags)
@@ -227,8 +232,19 @@ func (n *memNetwork) state() string {
 }
 
 func (n *memNetwork) wakes(p *player) bool {
-	h, rest, ok := n.server.open(trialFull)
-	return ok && (h.Lease.All || h.State == record.Stub && strings.Contains(string(rest), p.rds.process))
+	for _, key := range []string{trialFull, otherFull} {
+		h, rest, ok := n.server.open(key)
+		if ok && (h.Lease.All || h.State == record.Stub && strings.Contains(string(rest), p.rds.process)) {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *memNetwork) leased() bool {
+	h, _, _ := n.server.open(trialFull)
+	other, _, _ := n.server.open(otherFull)
+	return h.Lease.Owner != (record.Owner{}) || other.Lease.Owner != (record.Owner{})
 }
 
 func (n *memNetwork) ready()                   {}
@@ -246,6 +262,7 @@ func (n *memNetwork) evict() {
 func (n *memNetwork) faults() []option {
 	all := []option{{"restart", "", func() {
 		n.evict()
+		delete(n.server.entries, otherFull)
 		n.server.tags = nil
 		n.cutAll()
 	}}}

@@ -18,7 +18,7 @@ type memStore struct {
 	r        *Redis
 	server   *memServer
 	process  string
-	attempts int // guarded by server.mu
+	attempts map[string]int // to acquire, by key; guarded by server.mu
 	// send runs requests one after the other when they reach the server, and returns when the replies have come back, or
 	// an error.
 	send func(ctx context.Context, requests ...*memRequest) error
@@ -118,11 +118,14 @@ func (m *memStore) readWith(ctx context.Context, key string, _ int, _ string, ta
 func (m *memStore) acquire(ctx context.Context, a acquireArgs) (acquired, error) {
 	m.server.mu.Lock()
 	if m.server.owners[a.owner] == "" {
-		m.attempts++
-		m.server.owners[a.owner] = m.process + strconv.Itoa(m.attempts)
+		if m.attempts == nil {
+			m.attempts = make(map[string]int)
+		}
+		m.attempts[a.key]++
+		m.server.owners[a.owner] = m.process + strconv.Itoa(m.attempts[a.key])
 	}
 	m.server.mu.Unlock()
-	got, err := ask(ctx, m, "acquire "+m.server.name(a.owner), func() (acquired, string) {
+	got, err := ask(ctx, m, m.about("acquire "+m.server.name(a.owner), a.key), func() (acquired, string) {
 		var inbox string
 		if m.r.stream.wakes() && !a.quiet {
 			inbox = m.r.process
@@ -171,7 +174,7 @@ func (s *memServer) describe(raw []byte) string {
 }
 
 func (m *memStore) commit(ctx context.Context, c commitArgs) (committed, error) {
-	return ask(ctx, m, "commit "+m.server.name(c.owner), func() (committed, string) {
+	return ask(ctx, m, m.about("commit "+m.server.name(c.owner), c.key), func() (committed, string) {
 		done := m.server.commit(c)
 		return done, map[committed]string{stored: "STORED", taken: "TAKEN", missing: "MISSING", refused: "REFUSED"}[done]
 	})
@@ -180,7 +183,7 @@ func (m *memStore) commit(ctx context.Context, c commitArgs) (committed, error) 
 func (m *memStore) abort(
 	ctx context.Context, key string, owner record.Owner, fence int64, pause time.Duration,
 ) (bool, error) {
-	return ask(ctx, m, "abort "+m.server.name(owner), func() (bool, string) {
+	return ask(ctx, m, m.about("abort "+m.server.name(owner), key), func() (bool, string) {
 		mine := m.server.abort(key, owner, fence, pause)
 		return mine, fmt.Sprint(mine)
 	})
@@ -189,7 +192,7 @@ func (m *memStore) abort(
 func (m *memStore) renew(
 	ctx context.Context, key string, owner record.Owner, fence int64, lease, life time.Duration,
 ) (bool, error) {
-	return ask(ctx, m, "renew "+m.server.name(owner), func() (bool, string) {
+	return ask(ctx, m, m.about("renew "+m.server.name(owner), key), func() (bool, string) {
 		mine := m.server.renew(key, owner, fence, lease, life)
 		return mine, fmt.Sprint(mine)
 	})

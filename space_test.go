@@ -18,6 +18,7 @@ type space struct {
 	at        explore.Level // from which on it is explored
 	processes int
 	callers   int    // in each process
+	batches   int    // processes whose calls are for two keys, every other one in the other order
 	local     bool   // values are kept in memory
 	warm      bool   // the value is in Redis and, with local, in the memories
 	forgotten bool   // ... in Redis only
@@ -122,10 +123,12 @@ func (tr *trial) setUp() {
 		if tr.stale {
 			time.Sleep(tr.ttl())
 		}
-		tr.auto, tr.loads = false, 0
+		tr.auto, tr.loads, tr.others = false, 0, 0
 	}
 	tr.net.ready()
-	tr.namings = namings(tr.processes, func(i int) string { return fmt.Sprint(i < tr.refreshes, i == writer) })
+	tr.namings = namings(tr.processes, func(i int) string {
+		return fmt.Sprint(i < tr.refreshes, i == writer, i < tr.batches, i < tr.batches && i%2 == 1)
+	})
 	for _, p := range tr.players {
 		p.digests = make([]digest, len(tr.namings)+1)
 	}

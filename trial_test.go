@@ -41,6 +41,7 @@ type trial struct {
 	acked    int // ... has been confirmed
 	writing  int // writers that are not done
 	loads    int
+	others   int   // loads of otherKey
 	fence    int64 // of what is stored
 	excused  bool  // a failover has brought old values back
 }
@@ -52,6 +53,7 @@ type network interface {
 	gates() []*parked           // messages that are not among those of the trial
 	arrived() <-chan struct{}   // there are more
 	raw() []byte                // the record
+	leased() bool               // somebody has a lease
 	state() string              // of the server and of what is under way
 	wakes(p *player) bool       // somebody may wake the process
 	faults() []option           // what may become of the server
@@ -105,6 +107,7 @@ type player struct {
 	closed  bool
 	asked   int            // loads; guarded by tr.mu
 	loading int            // ... under way; guarded by tr.mu
+	other   int            // ... of otherKey; guarded by tr.mu
 	busy    bool           // it writes or refreshes
 	deaf    bool           // its subscription is broken, and it does not know yet
 	held    string         // which kinds of gates may stay shut while time passes
@@ -121,8 +124,10 @@ type digest struct {
 
 const (
 	trialKey      = "k"
+	otherKey      = "j" // which calls for both ask for besides
 	trialTag      = "t"
 	trialFull     = fullKey
+	otherFull     = "cache:user:" + otherKey
 	trialLease    = 2 * time.Second
 	trialTimeout  = 3 * time.Second // of a load
 	trialPatience = time.Minute

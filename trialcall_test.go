@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,6 +45,9 @@ func (p *player) call(n int) {
 }
 
 func (p *player) get(ctx context.Context) (int, error) {
+	if p.index < p.tr.batches {
+		return p.getBoth(ctx)
+	}
 	if p.tr.tags {
 		return p.cache.GetOrLoad(ctx, trialKey, p.load, WithTags(trialTag))
 	}
@@ -65,22 +69,27 @@ var errLoad = errors.New("the origin is down")
 
 // load is the loader of a process: it reads the origin when it is let to begin, and returns when it is let to end.
 func (p *player) load(ctx context.Context, _ string) (int, error) {
+	return p.loadKeys(ctx, trialKey)
+}
+
+// loadKeys loads trialKey, otherKey or both, and returns the value of the first.
+func (p *player) loadKeys(ctx context.Context, keys ...string) (int, error) {
 	tr := p.tr
+	which := ""
+	if len(keys) > 1 || keys[0] != trialKey {
+		which = " of " + strings.Join(keys, ", ")
+	}
 	tr.mu.Lock()
 	p.asked++
 	n := p.asked
 	tr.mu.Unlock()
-	if tr.park(ctx, p, "load", fmt.Sprintf("begins load %d", n)) != pass {
+	if tr.park(ctx, p, "load", fmt.Sprintf("begins load %d%s", n, which)) != pass {
 		return 0, loadErr(ctx)
 	}
-	tr.begins(p)
-	defer func() {
-		tr.mu.Lock()
-		defer tr.mu.Unlock()
-		p.loading--
-	}()
+	tr.begins(p, keys, 1)
+	defer tr.begins(p, keys, -1)
 	v := tr.origin
-	switch tr.park(ctx, p, "loaded", fmt.Sprintf("has loaded %d in load %d", v, n)) {
+	switch tr.park(ctx, p, "loaded", fmt.Sprintf("has loaded %d in load %d%s", v, n, which)) {
 	case pass:
 		return v, nil
 	case fail:
@@ -89,6 +98,31 @@ func (p *player) load(ctx context.Context, _ string) (int, error) {
 		panic("the loader panics")
 	}
 	return 0, loadErr(ctx)
+}
+
+// getBoth asks for both keys and returns the value of the first.
+func (p *player) getBoth(ctx context.Context) (int, error) {
+	keys := []string{trialKey, otherKey}
+	if p.index%2 == 1 {
+		slices.Reverse(keys)
+	}
+	values, err := p.cache.GetOrLoadMany(ctx, keys, func(ctx context.Context, keys []string) (map[string]int, error) {
+		v, err := p.loadKeys(ctx, keys...)
+		values := make(map[string]int)
+		for _, k := range keys {
+			if values[k] = v; k == otherKey {
+				values[k] = 1
+			}
+		}
+		if err != nil {
+			values = nil
+		}
+		return values, err
+	})
+	if err == nil && (len(values) != 2 || values[otherKey] != 1) {
+		p.tr.s.Failf("%s gets %v", p.name, values)
+	}
+	return values[trialKey], err
 }
 
 func loadErr(ctx context.Context) error {

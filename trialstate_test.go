@@ -16,7 +16,7 @@ func (tr *trial) state() uint64 {
 	for _, g := range tr.sorted() {
 		gates = append(gates, g.label)
 	}
-	common := fmt.Sprint(time.Since(tr.began), tr.left, tr.origin, tr.unlinked, tr.acked, tr.fence, tr.excused, tr.loads, tr.next)
+	common := fmt.Sprint(time.Since(tr.began), tr.left, tr.origin, tr.unlinked, tr.acked, tr.fence, tr.excused, tr.loads, tr.others, tr.next)
 	server := tr.net.state()
 	least := ^uint64(0)
 	renamed := make([]string, len(gates))
@@ -76,6 +76,9 @@ func (p *player) remains() string {
 	memory := ""
 	if e := p.cache.core.local.find(trialKey); e != nil {
 		memory = fmt.Sprint(e.value, e.until, e.stale)
+	}
+	if e := p.cache.core.local.find(otherKey); e != nil {
+		memory += fmt.Sprint(" and ", e.value, e.until)
 	}
 	if err, failed := p.cache.core.failures.last(trialKey); failed {
 		memory += fmt.Sprint(err, " until ", p.cache.core.failures.m[trialKey].until)

@@ -63,7 +63,9 @@ func (n *wireNetwork) player(m *lab.Message) *player {
 
 func (n *wireNetwork) gates() (gates []*parked) {
 	for { // who has lost the stream asks for the time, at which nothing is to be seen
-		i := slices.IndexFunc(n.w.Waiting(), func(m *lab.Message) bool { return m.Command() == "TIME" || isHeartbeat(m) })
+		i := slices.IndexFunc(n.w.Waiting(), func(m *lab.Message) bool {
+			return m.Command() == "TIME" || m.Command() == "SCRIPT" || isHeartbeat(m)
+		})
 		if i < 0 {
 			break
 		}
@@ -158,6 +160,9 @@ func (n *wireNetwork) request(p *player, m *lab.Message, v verdict) {
 func (n *wireNetwork) executed(p *player, m *lab.Message) {
 	tr := n.tr
 	raw := n.raw()
+	if slices.Contains(m.Args, otherFull) {
+		return
+	}
 	switch verbOf(m) {
 	case "UNLINK":
 		tr.unlinked, tr.fence = tr.origin, 0
@@ -218,8 +223,10 @@ func (n *wireNetwork) push(p *player, m *lab.Message, v verdict) {
 	m.Deliver()
 }
 
-func (n *wireNetwork) raw() []byte {
-	raw, err := n.w.Redis.Get(trialFull)
+func (n *wireNetwork) raw() []byte { return n.get(trialFull) }
+
+func (n *wireNetwork) get(key string) []byte {
+	raw, err := n.w.Redis.Get(key)
 	if err != nil {
 		return nil
 	}
@@ -227,15 +234,19 @@ func (n *wireNetwork) raw() []byte {
 }
 
 func (n *wireNetwork) state() string {
-	raw := n.raw()
-	text := n.script.record(string(raw))
-	if len(raw) > 0 {
+	text := ""
+	for _, key := range []string{trialFull, otherFull} {
+		raw := n.get(key)
+		text += " " + n.script.record(string(raw))
+		if len(raw) == 0 {
+			continue
+		}
 		h, rest, _ := record.Open(raw)
 		if h.Tagged {
 			text += fmt.Sprint(" stamped ", h.Stamp)
 		}
 		text += fmt.Sprintf(" %d %d %d %v %q %d %v", h.Fence, h.FreshUntil, h.Lease.Fence, h.Lease.All,
-			n.inboxes(string(rest)), h.Lease.Until, n.w.Redis.TTL(trialFull))
+			n.inboxes(string(rest)), h.Lease.Until, n.w.Redis.TTL(key))
 	}
 	if fields, err := n.w.Redis.HKeys("cache:user"); err == nil {
 		for _, f := range fields {
@@ -254,8 +265,19 @@ func (n *wireNetwork) inboxes(list string) string {
 }
 
 func (n *wireNetwork) wakes(p *player) bool {
-	h, rest, err := record.Open(n.raw())
-	return err == nil && (h.Lease.All || h.State == record.Stub && strings.Contains(string(rest), p.rds.process))
+	for _, key := range []string{trialFull, otherFull} {
+		h, rest, err := record.Open(n.get(key))
+		if err == nil && (h.Lease.All || h.State == record.Stub && strings.Contains(string(rest), p.rds.process)) {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *wireNetwork) leased() bool {
+	h, _, _ := record.Open(n.raw())
+	other, _, _ := record.Open(n.get(otherFull))
+	return h.Lease.Owner != (record.Owner{}) || other.Lease.Owner != (record.Owner{})
 }
 
 func (n *wireNetwork) faults() []option {
