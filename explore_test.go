@@ -60,7 +60,7 @@ var spaces = []space{
 	{name: "batches of two callers", at: explore.Complete, processes: 1, batches: 1, callers: 2},
 	{name: "batch, deletion", at: explore.Complete, processes: 1, batches: 1, callers: 1, local: true, writes: 1, writer: "W", faults: 1, kinds: "fail late evict"},
 	{name: "batches, stale", at: explore.Complete, processes: 2, batches: 2, callers: 1, warm: true, stale: true},
-	{name: "batches, abandoned", at: explore.Complete, processes: 1, batches: 1, callers: 2, abandoned: true, faults: 1, kinds: "cancel"},
+	{name: "batches, abandoned", at: explore.Long, processes: 1, batches: 1, callers: 2, abandoned: true, faults: 1, kinds: "cancel"},
 	{name: "real: batches", at: explore.Complete, real: true, processes: 2, batches: 2, callers: 1},
 	{name: "tags, deleted by another", at: explore.Complete, processes: 1, callers: 1, local: true, tags: true, writes: 1, writer: "W"},
 	{name: "tags, each fault", at: explore.Complete, processes: 1, callers: 1, local: true, tags: true, writes: 1, writer: "A", faults: 1, kinds: "fail repeat late evict barriers stream restart error"},

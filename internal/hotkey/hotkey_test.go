@@ -1,32 +1,18 @@
 package hotkey
 
 import (
-	"bufio"
-	"encoding/json"
-	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/bellwether-go/cache/internal/realredis"
+	"github.com/bellwether-go/cache/internal/workers"
 )
 
 const processes = 4
 
-func TestMain(m *testing.M) {
-	if spec := os.Getenv(workerVariable); spec != "" {
-		if err := work(spec); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { workers.Main(m, work) }
 
 // length is how long the tests ask: CACHE_HOTKEY, or 3 s.
 func length(t *testing.T) time.Duration {
@@ -43,71 +29,17 @@ func length(t *testing.T) time.Duration {
 }
 
 // play lets the processes work, started together, and joins what they report.
-func play(t *testing.T, j job) report {
+func play(t *testing.T, j job) (all report) {
 	t.Helper()
 	j.Redis = realredis.Start(t).Client(nil).Options().Addr
-	spec, err := json.Marshal(j)
-	if err != nil {
-		t.Fatal(err)
-	}
-	type member struct {
-		in  io.WriteCloser
-		out *bufio.Reader
-	}
-	var members []member
-	for range processes {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), workerVariable+"="+string(spec))
-		cmd.Stderr = os.Stderr
-		in, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		ended, err := realredis.Launch(cmd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = cmd.Process.Kill()
-			<-ended
-		})
-		members = append(members, member{in, bufio.NewReader(out)})
-	}
-	for _, m := range members {
-		if _, err := m.out.ReadString('\n'); err != nil {
-			t.Fatal(err)
+	for _, r := range workers.Run[report](t, processes, j) {
+		all.Loads, all.Fails = append(all.Loads, r.Loads...), append(all.Fails, r.Fails...)
+		all.Hot, all.Hits = append(all.Hot, r.Hot...), append(all.Hits, r.Hits...)
+		all.Errors, all.Stale = all.Errors+r.Errors, all.Stale+r.Stale
+		if r.First != "" {
+			all.First = r.First
 		}
 	}
-	for _, m := range members {
-		if _, err := io.WriteString(m.in, "go\n"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var all report
-	var mu sync.Mutex
-	var reports sync.WaitGroup
-	for _, m := range members {
-		reports.Go(func() {
-			var r report
-			if err := json.NewDecoder(m.out).Decode(&r); err != nil {
-				t.Error(err)
-			}
-			_ = m.in.Close()
-			mu.Lock()
-			defer mu.Unlock()
-			all.Loads, all.Fails = append(all.Loads, r.Loads...), append(all.Fails, r.Fails...)
-			all.Hot, all.Hits = append(all.Hot, r.Hot...), append(all.Hits, r.Hits...)
-			all.Errors, all.Stale = all.Errors+r.Errors, all.Stale+r.Stale
-			if r.First != "" {
-				all.First = r.First
-			}
-		})
-	}
-	reports.Wait()
 	for _, s := range [][]int64{all.Loads, all.Fails, all.Hot, all.Hits} {
 		slices.Sort(s)
 	}

@@ -1,14 +1,9 @@
 package hotkey
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"math/rand/v2"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,10 +11,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/bellwether-go/cache"
+	"github.com/bellwether-go/cache/internal/workers"
 )
-
-// workerVariable makes this test binary a worker: it holds a job.
-const workerVariable = "HOTKEY_WORKER"
 
 // job is what one process does.
 type job struct {
@@ -62,11 +55,7 @@ func loading(ctx context.Context, _ string) (string, error) {
 }
 
 // work is the main function of a worker. It says that it is ready, waits for the start and reports.
-func work(spec string) error {
-	var j job
-	if err := json.Unmarshal([]byte(spec), &j); err != nil {
-		return err
-	}
+func work(j job) error {
 	client := redis.NewClient(&redis.Options{Addr: j.Redis})
 	defer func() { _ = client.Close() }()
 	rds, err := cache.NewRedis(client, cache.RedisOptions{Timeout: time.Second}) // the machine may be busy
@@ -95,9 +84,7 @@ func work(spec string) error {
 			return err
 		}
 	}
-	fmt.Println("ready")
-	in := bufio.NewReader(os.Stdin)
-	if _, err = in.ReadString('\n'); err != nil {
+	if err = workers.Ready(); err != nil {
 		return err
 	}
 	var mu sync.Mutex
@@ -155,9 +142,5 @@ func work(spec string) error {
 	mu.Lock()
 	defer mu.Unlock()
 	r.Errors, r.Stale = int(errs.Load()), hot.Stats().StaleHits
-	if err = json.NewEncoder(os.Stdout).Encode(r); err != nil {
-		return err
-	}
-	_, err = in.WriteTo(io.Discard) // until the parent has read it
-	return err
+	return workers.Report(r)
 }
