@@ -19,8 +19,10 @@ import (
 // the record has moved since: a blind SET or PEXPIRE could overwrite what a newer owner stored.
 type nativeStore struct{ r *Redis }
 
-// retries of a transaction that lost to another one.
-const txTries = 3
+const (
+	txTries = 3  // of a transaction that lost to another one
+	txMost  = 16 // at a time: each has a connection of its own, and a batch has one for each key
+)
 
 // decision is what a transaction does about the record it read: write it for ttl; or only its lease, and then lengthen
 // its life to ttl, or, with exact, set it; or remove it.
@@ -37,6 +39,8 @@ type decision struct {
 func change[T any](
 	ctx context.Context, r *Redis, key string, limit int, decide func(raw []byte) (T, decision),
 ) (T, error) {
+	r.transactions <- struct{}{}
+	defer func() { <-r.transactions }()
 	return call(ctx, r, r.timeout, func(ctx context.Context) (result T, err error) {
 		for range txTries {
 			err = r.client.Watch(ctx, func(tx *redis.Tx) error {

@@ -57,23 +57,25 @@ type RedisOptions struct {
 // Redis is a connection to what processes share: one for each process and Redis, used by all of its caches. It is safe
 // for concurrent use.
 type Redis struct {
-	client    Client
-	prefix    string
-	timeout   time.Duration
-	process   string // this process's inbox: 16 bytes
-	breaker   *gobreaker.TwoStepCircuitBreaker[struct{}]
-	clock     serverClock
-	waiters   waiters
-	stream    *stream
-	events    events
-	sharded   shardedClient // nil without ShardedEvents
-	store     store
-	pipeline  pipeline
-	oneServer bool // one server gets all commands, in the order of a pipeline
-	asking    atomic.Bool
-	sweeping  atomic.Int32
-	spread    func(time.Duration) time.Duration // a random part of it, so that processes do not move in step
-	silent    atomic.Int64                      // since when no command has been answered, on clock.local; 0: the last one was
+	client   Client
+	prefix   string
+	timeout  time.Duration
+	process  string // this process's inbox: 16 bytes
+	breaker  *gobreaker.TwoStepCircuitBreaker[struct{}]
+	clock    serverClock
+	waiters  waiters
+	stream   *stream
+	events   events
+	sharded  shardedClient // nil without ShardedEvents
+	store    store
+	pipeline pipeline
+	// transactions are those of nativeStore that are under way.
+	transactions chan struct{}
+	oneServer    bool // one server gets all commands, in the order of a pipeline
+	asking       atomic.Bool
+	sweeping     atomic.Int32
+	spread       func(time.Duration) time.Duration // a random part of it, so that processes do not move in step
+	silent       atomic.Int64                      // since when no command has been answered, on clock.local; 0: the last one was
 
 	mu     sync.Mutex
 	closed bool             // guarded by mu
@@ -156,7 +158,7 @@ func newRedis(client Client, o RedisOptions, oneServer, wakes bool) *Redis {
 		client: client, prefix: o.Prefix, timeout: o.Timeout, oneServer: oneServer,
 		clock:  serverClock{started: time.Now()},
 		caches: make(map[string]cores),
-		spread: rand.N[time.Duration],
+		spread: rand.N[time.Duration], transactions: make(chan struct{}, txMost),
 	}
 	var id [8]byte
 	_, _ = cryptorand.Read(id[:]) // never fails

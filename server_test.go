@@ -121,6 +121,13 @@ func TestRealServer(t *testing.T) {
 					t.Errorf("key %q: %d loads", key, n)
 				}
 			}
+			batch := strings.Fields(strings.ReplaceAll(keysTo(200), "k", strings.ReplaceAll(c.name, " ", "")))
+			if values, err := caches[0].GetOrLoadMany(background, batch, new(batchOrigin).load); len(values) != 200 || err != nil {
+				t.Errorf("%d values, %v", len(values), err)
+			}
+			if values, err := caches[1].GetOrLoadMany(background, batch, nil, OnlyIfCached()); len(values) != 200 || err != nil {
+				t.Errorf("in another process: %d values, %v", len(values), err)
+			}
 			k := c.name + "a"
 			if err := caches[0].Delete(background, k, c.name, "nothing"); err != nil {
 				t.Error(err)
