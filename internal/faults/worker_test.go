@@ -187,6 +187,12 @@ func (w *worker) call(number int, end <-chan struct{}) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rng.IntN(100_000))*time.Microsecond)
 			w.ask(ctx, rng, rng.IntN(hotKeys+setKeys))
 			cancel()
+		case n < 400 && w.Seed%2 == 0:
+			ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rng.IntN(1000))*time.Millisecond)
+			w.many(ctx, rng, time.Duration(rng.IntN(20_000))*time.Microsecond)
+			cancel()
+		case n < 500 && w.Seed%2 == 0:
+			w.many(context.Background(), rng, time.Duration(rng.IntN(20_000))*time.Microsecond)
 		case n < 340:
 			ctx, cancel := context.WithCancel(context.Background())
 			timer := time.AfterFunc(time.Duration(rng.IntN(50_000))*time.Microsecond, cancel)
