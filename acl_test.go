@@ -100,6 +100,9 @@ func TestSmallestACL(t *testing.T) {
 func everyVerb(t *testing.T, key string, caches []*Cache[string]) {
 	t.Helper()
 	_ = collapse(t, caches, key) // the other process waits, and is woken
+	if values, err := caches[0].GetOrLoadMany(background, []string{key + "1", key + "2"}, new(batchOrigin).load); len(values) != 2 || err != nil {
+		t.Errorf("%v, %v", values, err)
+	}
 	a := caches[0].core
 	at := func(what string) acquireArgs {
 		return acquireArgs{

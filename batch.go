@@ -35,6 +35,7 @@ type batch struct {
 	requests []*gathered // guarded by mu
 	loads    []*loadCall // guarded by mu
 	patient  bool        // loads have waited for a round trip, which may bring more of them; guarded by mu
+	hurry    *time.Timer // ends the waiting for others; nil while nobody waits; guarded by mu
 	due      []due       // to be refreshed; guarded by mu
 }
 
@@ -101,9 +102,6 @@ func (b *batch) add(id flightID) *flight {
 
 // landedLocked is called with flights.mu held, and reports whether that was the last one.
 func (b *batch) landedLocked(f *flight) bool {
-	if f.callers > 0 {
-		b.wanted--
-	}
 	if b.flying--; b.flying > 0 {
 		return false
 	}
@@ -311,10 +309,36 @@ func (f *flight) aside() context.Context {
 	return f.ctx
 }
 
-// goLocked sends and loads what has gathered, unless a flight is moving, which may add to it.
+// goLocked sends and loads what has gathered, unless somebody is moving, who may add to it; but then for no longer than a
+// command may take, for there are leases that nobody renews.
 func (b *batch) goLocked() {
-	if b.moving > 0 || b.tripping {
-		return
+	switch {
+	case b.tripping:
+	case b.moving == 0:
+		b.sendLocked()
+	case len(b.requests)+len(b.loads) > 0 && b.hurry == nil:
+		b.hurry = time.AfterFunc(b.c.company(), func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if b.hurry = nil; !b.tripping {
+				b.sendLocked()
+			}
+		})
+	}
+}
+
+// company is how long who has something to send or to load waits for others.
+func (c *core) company() time.Duration {
+	if c.redis == nil {
+		return lookTogether
+	}
+	return c.redis.timeout
+}
+
+func (b *batch) sendLocked() {
+	if b.hurry != nil {
+		b.hurry.Stop()
+		b.hurry = nil
 	}
 	if due := b.due; len(due) > 0 {
 		b.due = nil
@@ -421,12 +445,33 @@ func (s *shift) flight(key string) *flight {
 	return s.byKey[key]
 }
 
+func (s *shift) keys() int { return len(s.flights) }
+
+// run calls the loader and returns what it has brought for each flight, in their order. What it has returned is the
+// user's, and may panic when it is looked at.
 func (s *shift) run(ctx context.Context) (any, error) {
 	keys := make([]string, len(s.flights))
 	for i, f := range s.flights {
 		keys[i] = f.key
 	}
-	return s.b.loader(ctx, keys)
+	find, err := s.b.loader(ctx, keys)
+	failed, rest := s.split(err)
+	brought := make([]returned, len(s.flights))
+	for i, f := range s.flights {
+		value, found := find(f.key)
+		own, fails := failed[f.key]
+		switch {
+		case fails:
+			brought[i].err = own
+		case found:
+			brought[i].value = value
+		case rest != nil:
+			brought[i].err = rest
+		default:
+			brought[i].err = ErrNotFound
+		}
+	}
+	return brought, nil
 }
 
 // renew renews all leases at once; those that are lost no more.
@@ -461,50 +506,34 @@ func (s *shift) renew() bool {
 
 // perform calls the loader, and tells what it has brought for each flight.
 func (s *shift) perform() []returned {
+	c := s.b.c
 	s.told.of = s
 	var period time.Duration
 	for _, f := range s.flights {
 		period = cmp.Or(period, f.lease.period())
 	}
-	c := s.b.c
-	c.stats.batchLoads.Add(1)
-	whole := c.perform(s.b.ctx, s, period)
+	whole := returned{err: context.Cause(s.b.ctx), abandoned: true}
+	if whole.err == nil { // somebody wants it still
+		c.stats.batchLoads.Add(1)
+		whole = c.perform(s.b.ctx, s, period)
+	}
+	brought, _ := whole.value.([]returned)
 	results := make([]returned, len(s.flights))
-	for i := range results {
-		results[i] = whole
-		results[i].value = nil
-	}
-	if whole.abandoned {
-		return results
-	}
-	find, _ := whole.value.(func(string) (any, bool))
-	failed, err := split(whole.err)
 	for i, f := range s.flights {
 		r := &results[i]
-		r.err = nil
+		*r = whole
+		if r.value = nil; brought != nil {
+			r.value, r.err = brought[i].value, brought[i].err
+		}
 		f.told.inherit(&s.told)
-		found := false
-		if find != nil {
-			r.value, found = find(f.key)
-		}
-		own, fails := failed[f.key]
-		switch {
-		case fails:
-			r.value, r.err = nil, own
-		case found:
-		case err != nil:
-			r.err = err
-		default:
-			r.err = ErrNotFound
-		}
 	}
 	return results
 }
 
 // split tells apart, in what a batch loader has returned, the errors of single keys and the one of all others.
-func split(err error) (failed map[string]error, rest error) {
+func (s *shift) split(err error) (failed map[string]error, rest error) {
 	var le *LoadError
-	if !errors.As(err, &le) {
+	if err == nil || !errors.As(err, &le) {
 		return nil, err
 	}
 	failed = make(map[string]error)
@@ -517,6 +546,10 @@ func split(err error) (failed map[string]error, rest error) {
 		}
 		switch e := err.(type) { //nolint:errorlint // layer by layer
 		case *LoadError:
+			if e == nil || s.flight(e.Key) == nil { // of no key of ours: then of all
+				others = append(others, err)
+				return
+			}
 			failed[e.Key] = cmp.Or(e.Err, err)
 		case interface{ Unwrap() []error }:
 			for _, err := range e.Unwrap() {
@@ -525,7 +558,7 @@ func split(err error) (failed map[string]error, rest error) {
 		case interface{ Unwrap() error }:
 			walk(e.Unwrap())
 		default:
-			failed[le.Key] = err
+			others = append(others, err)
 		}
 	}
 	walk(err)

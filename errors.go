@@ -50,30 +50,43 @@ type LoadError struct {
 	Err error
 }
 
-// Error names the key.
-func (e *LoadError) Error() string { return fmt.Sprintf("cache: key %q: %v", e.Key, e.Err) }
+// Error gives Err's text, and does not show the key.
+func (e *LoadError) Error() string {
+	if e == nil || e.Err == nil {
+		return "cache: a key failed"
+	}
+	return fmt.Sprintf("cache: a key failed: %v", e.Err)
+}
 
 // Unwrap returns Err.
-func (e *LoadError) Unwrap() error { return e.Err }
+func (e *LoadError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
+}
 
-// manyErrors are the errors of a call for many keys. Unlike errors.Join it does not write all of them out.
+// manyErrors are the errors of a call for many keys. Unlike errors.Join it does not write all of them out, nor any key.
 type manyErrors []error
 
-const mostErrors = 3 // that are written out
-
 func (e manyErrors) Error() string {
-	var b strings.Builder
-	for i, err := range e {
-		switch {
-		case i == mostErrors:
-			fmt.Fprintf(&b, "\nand %d more", len(e)-i)
-			return b.String()
-		case i > 0:
-			b.WriteByte('\n')
+	var keys []*LoadError
+	var texts []string
+	for _, err := range e {
+		if le, ok := err.(*LoadError); ok { //nolint:errorlint // as they were put there
+			keys = append(keys, le)
+		} else {
+			texts = append(texts, err.Error())
 		}
-		b.WriteString(err.Error())
 	}
-	return b.String()
+	switch len(keys) {
+	case 0:
+	case 1:
+		texts = append(texts, keys[0].Error())
+	default:
+		texts = append(texts, fmt.Sprintf("cache: %d keys failed, the first one: %v", len(keys), keys[0].Err))
+	}
+	return strings.Join(texts, "; ")
 }
 
 func (e manyErrors) Unwrap() []error { return e }

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -17,6 +16,7 @@ type Load struct {
 	tags    []string      // guarded by mu
 	ttl     time.Duration // guarded by mu
 	noStore bool          // guarded by mu
+	decided bool          // how long it is stored; guarded by mu
 }
 
 // LoadFrom returns what the loader that was given ctx, or a context made from it, can say about its load; nil elsewhere.
@@ -29,8 +29,8 @@ func LoadFrom(ctx context.Context) *Load {
 	return t.says()
 }
 
-// ForKey is what a batch loader can say about one of the keys that it was called for, in place of what it says about all;
-// nil for other keys.
+// ForKey is what a batch loader can say about one of the keys that it was called for; nil for other keys. SetTTL and NoStore
+// of one key go over those of all; tags add up.
 func (l *Load) ForKey(key string) *Load {
 	if l == nil {
 		return nil
@@ -82,7 +82,7 @@ func (l *Load) SetTTL(d time.Duration) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.ttl = boundTTL(d)
+	l.ttl, l.decided = boundTTL(d), true
 }
 
 // NoStore keeps the value out of the cache, and removes the one that it was to replace. The callers that wait for it get it.
@@ -92,7 +92,7 @@ func (l *Load) NoStore() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.noStore = true
+	l.noStore, l.decided = true, true
 }
 
 func (l *Load) all() []string {
@@ -115,8 +115,9 @@ func (l *Load) inherit(all *Load) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.tags = append(l.tags, tags...)
-	l.ttl = cmp.Or(l.ttl, ttl)
-	l.noStore = l.noStore || noStore
+	if !l.decided {
+		l.ttl, l.noStore = ttl, noStore
+	}
 }
 
 // misused reports whether tags were set that cannot be kept.

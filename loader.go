@@ -287,8 +287,10 @@ func (fs *flights) landWith(f *flight, panicked any) {
 	}
 	if f.batch == nil {
 		f.cancel(nil)
-	} else if f.batch.landedLocked(f) {
-		delete(fs.batches, f.batch)
+	} else if b := f.batch; b.landedLocked(f) {
+		delete(fs.batches, b)
+	} else if f.callers > 0 {
+		fs.unwantedLocked(b)
 	}
 }
 
@@ -299,7 +301,7 @@ func (f *flight) joinedLocked() {
 }
 
 // leave counts a caller out. The last one may end the flight, or the batch that it is of; nobody can join it from then on.
-func (fs *flights) leave(f *flight, cancelAbandoned bool) {
+func (fs *flights) leave(f *flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if f.over.Load() {
@@ -308,20 +310,24 @@ func (fs *flights) leave(f *flight, cancelAbandoned bool) {
 	if f.callers--; f.callers > 0 {
 		return
 	}
-	abandoned := []*flight{f}
-	if f.batch != nil {
-		if f.batch.wanted--; f.batch.wanted > 0 {
-			return
-		}
-		abandoned = f.batch.flights
+	switch {
+	case f.batch != nil:
+		fs.unwantedLocked(f.batch)
+	case f.of.opts.CancelAbandoned:
+		fs.removeLocked(f)
+		f.cancel(errAbandoned)
 	}
-	if !cancelAbandoned {
+}
+
+// unwantedLocked counts a flight out that nobody waits for any more. The last one may end the batch.
+func (fs *flights) unwantedLocked(b *batch) {
+	if b.wanted--; b.wanted > 0 || !b.c.opts.CancelAbandoned {
 		return
 	}
-	for _, f := range abandoned {
+	for _, f := range b.flights {
 		fs.removeLocked(f)
 	}
-	f.cancel(errAbandoned)
+	b.cancel(errAbandoned)
 }
 
 func (fs *flights) removeLocked(f *flight) {

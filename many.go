@@ -109,7 +109,7 @@ func (c *core) flyMany(
 ) error {
 	m := &many{c: c, co: co, load: load, began: c.ticks.Load(), found: found}
 	if len(co.tags) > 0 && !c.opts.Tags {
-		return errTagsOff
+		return manyErrors{errTagsOff}
 	}
 	keys := m.sift(ctx, append(missing, m.remembered(ctx, old)...))
 	for part := range slices.Chunk(keys, c.opts.MaxBatchKeys) {
@@ -164,24 +164,24 @@ func (m *many) remembered(ctx context.Context, keys []string) (left []string) {
 	return left
 }
 
-// sift removes keys that the loader which makes the call is loading itself; and those that would come in more than one
-// part.
+// sift removes keys that the loader which makes the call is loading itself, and repetitions that joinAll would not see.
 func (m *many) sift(ctx context.Context, keys []string) []string {
-	if taskFrom(ctx) != nil {
+	within := taskFrom(ctx) != nil
+	if len(keys) > m.c.opts.MaxBatchKeys || m.co.cached || within {
+		seen := make(map[string]struct{}, len(keys))
+		keys = slices.DeleteFunc(keys, func(key string) bool {
+			n := len(seen)
+			seen[key] = struct{}{}
+			return len(seen) == n
+		})
+	}
+	if within {
 		keys = slices.DeleteFunc(keys, func(key string) bool {
 			own := m.c.waitsForItself(ctx, key)
 			if own {
 				m.fail(key, errOwnKey)
 			}
 			return own
-		})
-	}
-	if len(keys) > m.c.opts.MaxBatchKeys {
-		seen := make(map[string]struct{}, len(keys))
-		keys = slices.DeleteFunc(keys, func(key string) bool {
-			n := len(seen)
-			seen[key] = struct{}{}
-			return len(seen) == n
 		})
 	}
 	return keys
@@ -219,14 +219,14 @@ func (m *many) fly(ctx context.Context, keys []string) error {
 				landed = f.over.Load()
 			}
 			if !landed {
-				m.c.flights.leave(f, m.c.opts.CancelAbandoned)
+				m.c.flights.leave(f)
 				continue
 			}
 			switch res := f.outcome(); {
 			case !res.serves(m.began, f.kind):
 				m.c.stats.rounds.Add(1)
 				again = append(again, f.key)
-			case errors.Is(res.err, ErrClosed) && left == nil:
+			case m.c.closed() && errors.Is(res.err, ErrClosed):
 				left = ErrClosed
 			default:
 				m.answer(f.key, res)
@@ -244,10 +244,8 @@ func (m *many) fly(ctx context.Context, keys []string) error {
 func (m *many) peek(ctx context.Context, keys []string) error {
 	results := make([]*result, len(keys))
 	err := m.c.peekMany(ctx, keys, m.co, results)
-	select {
-	case <-m.c.closing:
+	if m.c.closed() {
 		return ErrClosed
-	default:
 	}
 	if err != nil {
 		return err

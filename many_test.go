@@ -234,7 +234,9 @@ func TestManyErrors(t *testing.T) {
 		{"of all", errB, map[string]error{"x": errB, "y": errB}},
 		{"of all, twice", errors.Join(errB, errA), map[string]error{"x": errA, "y": errB}},
 		{"of a key and of all", errors.Join(keyError("x", errA), errB), map[string]error{"x": errA, "y": errB}},
-		{"of another key", keyError("q", errA), nil},
+		{"of another key", keyError("q", errA), map[string]error{"x": errA, "y": errA}},
+		{"of a key and of another", errors.Join(keyError("q", errA), keyError("x", errB)), map[string]error{"x": errB, "y": errA}},
+		{"none, with a type", (*LoadError)(nil), map[string]error{"x": nil, "y": nil}},
 		{"not found", keyError("x", ErrNotFound), nil},
 		{"of a key without more", keyError("x", nil), map[string]error{"x": nil}},
 	} {
@@ -280,8 +282,11 @@ func TestManyErrors(t *testing.T) {
 	defer c.Close()
 	o := &batchOrigin{err: errB, values: map[string]string{}}
 	_, err = c.GetOrLoadMany(background, strings.Fields("a b c d e"), o.load)
-	want := "cache: key \"a\": the origin is down\ncache: key \"b\": the origin is down\ncache: key \"c\": the origin is down\nand 2 more"
-	if err == nil || err.Error() != want {
+	if want := "cache: 5 keys failed, the first one: the origin is down"; err == nil || err.Error() != want {
+		t.Errorf("%v", err)
+	}
+	_, err = c.GetOrLoadMany(background, []string{"secret"}, o.load)
+	if want := "cache: a key failed: the origin is down"; err == nil || err.Error() != want {
 		t.Errorf("%v", err)
 	}
 }
@@ -316,7 +321,7 @@ func TestManyLoaderAccidents(t *testing.T) {
 		fails(t, a.must(t, "", 2*time.Second+loadGrace), map[string]error{"a": context.DeadlineExceeded, "b": context.DeadlineExceeded})
 		close(late)
 		synctest.Wait()
-		if s := p.cache.Stats(); s.LateLoads != 1 || s.LoadsAbandoned != 1 || s.LoadPanics != 4 {
+		if s := p.cache.Stats(); s.LateLoads != 2 || s.LoadsAbandoned != 2 || s.LoadPanics != 4 {
 			t.Errorf("%+v", s)
 		}
 		o := &batchOrigin{}

@@ -226,6 +226,7 @@ func TestManyHolderDies(t *testing.T) {
 		w.CutOff("A", false)
 		cancel()
 		time.Sleep(3 * time.Second)
+		synctest.Wait()
 		if !b.done || len(b.values) != n+1 || b.err != nil || b.took > 3*time.Second {
 			t.Errorf("%d values, %v after %v", len(b.values), b.err, b.took)
 		}
@@ -255,7 +256,7 @@ func TestManyRefresh(t *testing.T) {
 		if len(o.calls) > 3 {
 			t.Errorf("loaded %q", o.calls)
 		}
-		o.calls = nil
+		o.calls = nil // nobody loads now
 		fails(t, p.many(background, "a b c d", o.load).must(t, "a=1 b=2 c=3 d=4", 0), nil)
 		o.was(t)
 		if s := p.cache.Stats(); s.Refreshes != 3 || s.Loads != 7 {

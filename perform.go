@@ -21,7 +21,8 @@ type task interface {
 	owner() *core
 	caller() task // whose loader made the call that this one is for
 	says() *Load  // what the loader says about all of it
-	renew() bool  // the leases, and reports whether there may be any left
+	keys() int
+	renew() bool // the leases, and reports whether there may be any left
 }
 
 // loadedBy is the key in a loader's context under which its task is found.
@@ -49,6 +50,7 @@ func (f *flight) run(ctx context.Context) (any, error) { return f.load(ctx, f.ke
 func (f *flight) owner() *core                         { return f.of }
 func (f *flight) caller() task                         { return f.parent }
 func (f *flight) says() *Load                          { return &f.told }
+func (f *flight) keys() int                            { return 1 }
 
 func (f *flight) flight(key string) *flight {
 	if key != f.key {
@@ -145,7 +147,7 @@ func (c *core) perform(parent context.Context, t task, period time.Duration) (r 
 	go guard(ctx, t, func(r returned) {
 		done <- r
 		if late.Load() && r.err == nil {
-			c.stats.lateLoads.Add(1)
+			c.stats.lateLoads.Add(uint64(t.keys()))
 		}
 	})
 
@@ -187,7 +189,7 @@ func (c *core) perform(parent context.Context, t task, period time.Duration) (r 
 			return returned{err: context.Cause(parent), abandoned: true}
 		case <-grace:
 			late.Store(true)
-			c.stats.abandoned.Add(1)
+			c.stats.abandoned.Add(uint64(t.keys()))
 			err := fmt.Errorf("cache: load abandoned %v after its timeout: %w", loadGrace, context.DeadlineExceeded)
 			return returned{err: err, abandoned: true}
 		}

@@ -13,7 +13,8 @@ import (
 // keys each could not get an answer within the budget of a command without it. A pipeline is for one server: in a
 // cluster a slow node would hold up the answers of the others.
 type pipeline struct {
-	r *Redis
+	r      *Redis
+	wholes chan struct{} // round trips for batches under way
 
 	mu       sync.Mutex
 	running  int        // round trips under way; guarded by mu
@@ -23,6 +24,7 @@ type pipeline struct {
 
 const (
 	pipelineWidth    = 4  // round trips at a time
+	pipelineWholes   = 2  // besides, for batches
 	pipelineGathered = 1  // of those, that carry more than one command: with more, bursts queue up at the server
 	pipelineLength   = 32 // commands in one
 	pipelineShare    = 32 // a command in a round trip adds this part of the budget of one
@@ -75,7 +77,7 @@ func (p *pipeline) company(ctx context.Context, reqs []any) {
 	for _, r := range reqs {
 		whole.sends = append(whole.sends, r.(*request).sends...)
 	}
-	p.send(whole)
+	p.sendWhole(whole)
 	cmds := whole.cmds
 	for _, r := range reqs {
 		req := r.(*request)
@@ -83,6 +85,15 @@ func (p *pipeline) company(ctx context.Context, reqs []any) {
 			req.cmds, cmds = cmds[:len(req.sends)], cmds[len(req.sends):]
 		}
 	}
+}
+
+// sendWhole sends the commands of a batch, beside those that send does, for which it would take too long to wait for it.
+func (p *pipeline) sendWhole(req *request) {
+	if p.r.oneServer {
+		p.wholes <- struct{}{}
+		defer func() { <-p.wholes }()
+	}
+	p.trip(req)
 }
 
 // send blocks until the request has been answered.
@@ -119,11 +130,7 @@ func (p *pipeline) next(several bool) []*request {
 	if several {
 		p.gathered--
 	}
-	n, sends := 0, 0
-	for n < len(p.queue) && (n == 0 || sends+max(p.queue[n].whole, 1) <= pipelineLength) {
-		sends += max(p.queue[n].whole, 1)
-		n++
-	}
+	n := min(len(p.queue), pipelineLength)
 	if n == 0 || p.gathered >= pipelineGathered {
 		p.running--
 		return nil

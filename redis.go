@@ -14,6 +14,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/sony/gobreaker/v2"
+	"golang.org/x/sync/singleflight"
 )
 
 // Client is what a cache needs of Redis. *redis.Client (also for Sentinel), *redis.ClusterClient, *redis.Ring and
@@ -73,6 +74,7 @@ type Redis struct {
 	transactions chan struct{}
 	oneServer    bool // one server gets all commands, in the order of a pipeline
 	asking       atomic.Bool
+	learning     singleflight.Group
 	sweeping     atomic.Int32
 	spread       func(time.Duration) time.Duration // a random part of it, so that processes do not move in step
 	silent       atomic.Int64                      // since when no command has been answered, on clock.local; 0: the last one was
@@ -178,6 +180,7 @@ func newRedis(client Client, o RedisOptions, oneServer, wakes bool) *Redis {
 		},
 	})
 	r.pipeline.r, r.events.r = r, r
+	r.pipeline.wholes = make(chan struct{}, pipelineWholes)
 	r.stream = newStream(r, wakes)
 	return r
 }
@@ -412,7 +415,13 @@ func (r *Redis) answers() bool {
 	return silence(r.client.Time(context.Background()).Err()) == nil
 }
 
+// learnTime asks for the server's time, once for all who want to know it at the same time.
 func (r *Redis) learnTime(ctx context.Context) error {
+	_, err, _ := r.learning.Do("", func() (any, error) { return nil, r.learnTimeNow(ctx) })
+	return err
+}
+
+func (r *Redis) learnTimeNow(ctx context.Context) error {
 	_, err := call(ctx, r, r.timeout, func(ctx context.Context) (struct{}, error) {
 		sent := time.Now()
 		now, err := r.client.Time(ctx).Result()

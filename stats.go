@@ -9,13 +9,13 @@ type Stats struct {
 	StaleHits uint64 // calls answered with a value past its TTL
 
 	Loads          uint64 // keys for which a loader was called
-	BatchLoads     uint64 // calls of batch loaders, each for one or more keys
 	LoadErrors     uint64 // ... that returned an error other than ErrNotFound, panics included
 	LoadPanics     uint64 // ... that panicked or called runtime.Goexit
 	LoadsAbandoned uint64 // ... that had not returned when their time was over
 	LoadsOutdated  uint64 // ... whose tags were deleted meanwhile: not for calls that came after that
 	LateLoads      uint64 // ... that returned a value after that; it was dropped
 	LoadsUnleased  uint64 // ... without a lease, because Redis did not answer or the entry is another version's
+	BatchLoads     uint64 // calls of batch loaders, each for one or more of these keys
 
 	Refreshes        uint64 // flights in the background, for values that are due or stale
 	RefreshesSkipped uint64 // ... that were not begun, because there were too many

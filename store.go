@@ -176,7 +176,7 @@ func (s *scriptStore) readAll(ctx context.Context, keys []string, limit int) ([]
 	for _, key := range keys {
 		req.sends = append(req.sends, get(key, limit))
 	}
-	s.r.pipeline.send(req)
+	s.r.pipeline.sendWhole(req)
 	raws, errs := make([][]byte, len(keys)), make([]error, len(keys))
 	for i := range keys {
 		if errs[i] = req.err; req.err == nil {

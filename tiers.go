@@ -42,7 +42,7 @@ func (c *core) fly(
 			select { // a result that is there goes first
 			case <-f.landed:
 			default:
-				c.flights.leave(f, c.opts.CancelAbandoned)
+				c.flights.leave(f)
 				return nil, ctx.Err()
 			}
 		case <-c.closing:
@@ -106,18 +106,24 @@ func (c *core) answer(res *result) (any, error) {
 
 func (c *core) onlyCached(ctx context.Context, key string, co callOptions) (any, error) {
 	res, err := c.peek(ctx, key, co)
-	select {
-	case <-c.closing:
-		return nil, ErrClosed
-	default:
-	}
 	switch {
+	case c.closed():
+		return nil, ErrClosed
 	case err != nil:
 		return nil, err
 	case res == nil:
 		return nil, ErrNotCached
 	}
 	return c.answer(res)
+}
+
+func (c *core) closed() bool {
+	select {
+	case <-c.closing:
+		return true
+	default:
+		return false
+	}
 }
 
 // fromMemory returns what memory has for a call, or nil. If that is to be loaded anew, it is, in the background, with load
