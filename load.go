@@ -39,7 +39,7 @@ func (l *Load) ForKey(key string) *Load {
 	if f == nil {
 		return nil
 	}
-	return &f.told
+	return f.says()
 }
 
 // Previous returns the value that the loader which was given ctx is to replace, so that it can ask its origin whether
@@ -96,6 +96,9 @@ func (l *Load) NoStore() {
 }
 
 func (l *Load) all() []string {
+	if l == nil {
+		return nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.tags
@@ -103,6 +106,9 @@ func (l *Load) all() []string {
 
 // wants returns the TTL that the loader has set, 0 without one, and whether it says that there is nothing to be stored.
 func (l *Load) wants() (time.Duration, bool) {
+	if l == nil {
+		return 0, false
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return max(l.ttl, 0), l.noStore || l.ttl < 0

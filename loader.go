@@ -69,7 +69,7 @@ type flight struct {
 	load  func(context.Context, string) (any, error)
 	batch *batch // which loads for it, if it is one of several
 	co    callOptions
-	told  Load // what the loader says
+	told  atomic.Pointer[Load] // what the loader says; nil: nothing yet
 
 	prev  *entry     // what is there while it loads anew; nil: nothing
 	old   *entry     // prev when the load began
@@ -240,9 +240,17 @@ func (fs *flights) find(id flightID) *flight {
 }
 
 // before returns the oldest flight of the same key that began before f, or nil.
-func (fs *flights) before(f *flight) (found *flight) {
+func (fs *flights) before(f *flight) *flight {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	found := fs.beforeLocked(f)
+	if found != nil {
+		found.landingLocked()
+	}
+	return found
+}
+
+func (fs *flights) beforeLocked(f *flight) (found *flight) {
 	if len(fs.current) == fs.counts[f.kind] {
 		return nil
 	}
@@ -251,9 +259,6 @@ func (fs *flights) before(f *flight) (found *flight) {
 		if other != nil && other.seq < f.seq && (found == nil || other.seq < found.seq) {
 			found = other
 		}
-	}
-	if found != nil {
-		found.landingLocked()
 	}
 	return found
 }
@@ -278,6 +283,19 @@ func (fs *flights) landWith(f *flight, panicked any) {
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	fs.landLocked(f)
+}
+
+// landAll is land for several that have not panicked.
+func (fs *flights) landAll(all []*flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, f := range all {
+		fs.landLocked(f)
+	}
+}
+
+func (fs *flights) landLocked(f *flight) {
 	f.leaveLocked(fs)
 	fs.removeLocked(f)
 	delete(fs.all, f)
@@ -401,6 +419,21 @@ func (fs *flights) enterNow(f *flight) bool {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	return fs.enterLocked(f)
+}
+
+// enterAll enters for several that do not wait, for older flights of the key neither, and returns those that have to.
+func (fs *flights) enterAll(all []*flight) (entered, left []*flight) {
+	entered = make([]*flight, 0, len(all))
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, f := range all {
+		if (f.kind > strict || fs.beforeLocked(f) == nil) && fs.enterLocked(f) {
+			entered = append(entered, f)
+		} else {
+			left = append(left, f)
+		}
+	}
+	return entered, left
 }
 
 func (fs *flights) enterLocked(f *flight) bool {

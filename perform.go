@@ -49,8 +49,14 @@ func (c *core) waitsForItself(ctx context.Context, key string) bool {
 func (f *flight) run(ctx context.Context) (any, error) { return f.load(ctx, f.key) }
 func (f *flight) owner() *core                         { return f.of }
 func (f *flight) caller() task                         { return f.parent }
-func (f *flight) says() *Load                          { return &f.told }
 func (f *flight) keys() int                            { return 1 }
+
+func (f *flight) says() *Load {
+	if f.told.Load() == nil {
+		f.told.CompareAndSwap(nil, &Load{of: f})
+	}
+	return f.told.Load()
+}
 
 func (f *flight) flight(key string) *flight {
 	if key != f.key {
@@ -107,13 +113,14 @@ func (c *core) loaded(f *flight, res *result, r returned) *result {
 		res.abandoned, res.asOf = true, 0
 		return res
 	}
-	if f.told.misused(c.opts.Tags) && res.err == nil {
+	said := f.told.Load()
+	if said.misused(c.opts.Tags) && res.err == nil {
 		res.err = errTagsOff
 	}
 	var fit bool
-	res.tags, fit = allTags(f.co.tags, f.told.all())
+	res.tags, fit = allTags(f.co.tags, said.all())
 	res.unfit = !fit
-	res.ttl, res.noStore = f.told.wants()
+	res.ttl, res.noStore = said.wants()
 	if c.judge(res); !res.failed() {
 		c.failures.forget(f.key)
 	}
@@ -122,9 +129,11 @@ func (c *core) loaded(f *flight, res *result, r returned) *result {
 
 // judge counts the outcome of a load. An error, unlike a value, is never too old for anybody.
 func (c *core) judge(res *result) {
+	if res.err == nil {
+		return
+	}
 	var p *PanicError
 	switch {
-	case res.err == nil:
 	case errors.As(res.err, &p): // whatever the panic's value wraps
 		res.value, res.asOf = nil, 0
 		c.stats.loadErrors.Add(1)

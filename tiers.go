@@ -87,7 +87,6 @@ func (c *core) newFlight(
 
 func (c *core) prepare(f *flight, id flightID, co callOptions) {
 	f.of, f.flightID, f.co = c, id, co
-	f.told.of = f
 	if c.redis != nil {
 		f.full = c.redis.key(c.name, id.key)
 	}

@@ -116,7 +116,7 @@ func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint6
 	if p := c.patience(f); p > 0 && time.Until(last) > p {
 		last = time.Now().Add(p)
 	}
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		if got.wakes && c.redis.stream.wakes() {
@@ -128,15 +128,18 @@ func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint6
 		if rest := time.Until(ends) + c.redis.spread(lookSoon); rest < next {
 			next = max(rest, lookSoon)
 		}
-		if f.batch != nil {
-			next = f.batch.pause(next)
+		next = max(min(next, time.Until(last)), 0)
+		var bell <-chan struct{}
+		if f.batch == nil {
+			timer.Reset(next)
+		} else {
+			bell = f.batch.sleep(&f.company, next)
 		}
-		timer.Reset(max(min(next, time.Until(last)), 0))
 		var news wake
-		f.away()
 		select {
 		case news = <-w.w.news:
 		case <-timer.C:
+		case <-bell:
 		case <-f.ctx.Done():
 		}
 		f.back()
