@@ -13,7 +13,7 @@ FLOOR := go$(shell sed -n "s|^go ||p" go.mod)
 EXPLORE := ^Test(Explore|Protocol|Tags|Failover)$$
 FUZZ := $(GO) test -run '^$$' -fuzztime 5000x -fuzzminimizetime 10x
 
-.PHONY: check test lint versions newest mutants explore-long faults hotkey simulate
+.PHONY: check test lint versions newest mutants explore-long faults hotkey simulate bench
 check: test lint versions
 
 # Fuzzing is bounded by a count: bounded by time, go test now and then fails with "context deadline exceeded".
@@ -37,6 +37,7 @@ lint:
 	$(GO) vet ./...
 	$(TOOL) staticcheck ./...
 	$(TOOL) golangci-lint run ./...
+	cd bench && $(GO) mod tidy -diff && $(GO) vet ./...
 	@out="$$($(TOOL) govulncheck ./... 2>&1)"; code=$$?; \
 	if [[ $$code != 0 && $$out == *"fetching vulnerabilities"* ]]; then \
 		echo "SKIPPED: govulncheck: its database cannot be reached"; \
@@ -74,6 +75,10 @@ newest:
 HOTKEY ?= 15s
 hotkey:
 	CACHE_REQUIRE_REDIS=1 CACHE_HOTKEY=$(HOTKEY) $(GO) test -count=1 -v ./internal/hotkey
+
+# bench measures this package beside its peers, which are in a module of their own.
+bench:
+	cd bench && $(GO) run .
 
 # simulate draws the table of docs/freshness.md: a minute.
 simulate:

@@ -187,10 +187,13 @@ func (b *batch) sendLocked() {
 		b.hurry.Stop()
 		b.hurry = nil
 	}
-	if due := b.due; len(due) > 0 {
-		b.due = nil
-		b.c.refreshMany(b.ctx, due, b.co, b.loader)
+	if due := b.due; len(due) > 0 && b.c.flights.begin() {
+		go func() {
+			defer b.c.flights.running.Done()
+			b.c.refreshMany(b.ctx, due, b.co, b.loader)
+		}()
 	}
+	b.due = nil
 	requests := b.requests
 	if loads := b.loads; len(loads) > 0 {
 		if b.patient = len(requests) > 0 && !b.patient; !b.patient {

@@ -21,7 +21,7 @@ import (
 // contender does something in its own way.
 type contender struct {
 	name   string
-	module string              // of what it shows; empty: this repository
+	module string                    // of what it shows; empty: this repository
 	setUp  func() (op, close func()) // op is measured; it may be called again and again
 }
 
