@@ -60,15 +60,15 @@ func TestDefaults(t *testing.T) {
 	for _, c := range []struct{ in, want Options }{
 		{Options{}, Options{
 			TTL: 5 * time.Minute, NegativeTTL: 30 * time.Second, LocalTTL: time.Minute, LocalEntries: 10_000,
-			LoadTimeout: 30 * time.Second, Lease: 2 * time.Second, CompressAbove: 4096, MaxValueBytes: 8 << 20,
+			LoadTimeout: 30 * time.Second, MaxBatchKeys: 1000, Lease: 2 * time.Second, CompressAbove: 4096, MaxValueBytes: 8 << 20,
 		}},
 		{Options{TTL: 10 * time.Second, LocalBytes: 1}, Options{
 			TTL: 10 * time.Second, NegativeTTL: time.Second, LocalTTL: 10 * time.Second, LocalEntries: -1, LocalBytes: 1,
-			LoadTimeout: 30 * time.Second, Lease: 2 * time.Second, CompressAbove: 4096, MaxValueBytes: 8 << 20,
+			LoadTimeout: 30 * time.Second, MaxBatchKeys: 1000, Lease: 2 * time.Second, CompressAbove: 4096, MaxValueBytes: 8 << 20,
 		}},
 		{Options{TTL: time.Millisecond, NegativeTTL: -1, LocalTTL: -1, LocalEntries: -1, CompressAbove: -1}, Options{
 			TTL: time.Millisecond, NegativeTTL: -1, LocalTTL: -1, LocalEntries: -1,
-			LoadTimeout: 30 * time.Second, Lease: 2 * time.Second, CompressAbove: -1, MaxValueBytes: 8 << 20,
+			LoadTimeout: 30 * time.Second, MaxBatchKeys: 1000, Lease: 2 * time.Second, CompressAbove: -1, MaxValueBytes: 8 << 20,
 		}},
 	} {
 		c.want.Codec, c.want.Jitter, c.want.EarlyRefresh, c.want.Backoff = Msgpack{}, 0.1, 0.5, 100*time.Millisecond

@@ -48,7 +48,7 @@ var mutants = []mutant{
 	{"a dying flight is joined", "loader.go", "		fs.removeLocked(f)\n		f.cancel(errAbandoned)", "		f.cancel(errAbandoned)", "abandoned"},
 	{"an abandoned load goes on", "loader.go", "		fs.removeLocked(f)\n		f.cancel(errAbandoned)", "		fs.removeLocked(f)", "abandoned twice"},
 	{"a panic is a success", "perform.go", "			r.err = &PanicError{Value: p, Stack: debug.Stack()}", "			r.err, r.value = nil, 0\n			_ = debug.Stack", "cold, a fault"},
-	{"loads of a key without bound", "loader.go", "const loadsPerKey = 2", "const loadsPerKey = 200", ""},
+	{"loads of a key without bound", "slots.go", "const loadsPerKey = 2", "const loadsPerKey = 200", ""},
 
 	// Many keys at once.
 	{"a batch waits for others with leases in hand", "company.go", "	case b.moving == 0:\n		b.sendLocked()", "	case b.moving+len(b.asleep) == 0:\n		b.sendLocked()", "batches"},
