@@ -97,20 +97,22 @@ func TestManyStaleInRedis(t *testing.T) {
 // slowCodec takes 50 ms for each value, one after the other.
 type slowCodec struct {
 	Msgpack
-	one chan struct{}
+	one   chan struct{}
+	pause func()
 }
 
 func (c slowCodec) Marshal(v any) ([]byte, error) {
 	c.one <- struct{}{}
 	defer func() { <-c.one }()
-	time.Sleep(50 * time.Millisecond)
+	c.pause()
 	return c.Msgpack.Marshal(v)
 }
 
 // Values whose encoding takes long do not keep the others from being stored.
 func TestManySlowCodec(t *testing.T) {
 	bubble(t, func(t *testing.T, w *lab.World) {
-		a := start(t, w, "A", Options{Codec: slowCodec{one: make(chan struct{}, 1)}}, nil)
+		slow := slowCodec{one: make(chan struct{}, 1), pause: func() { time.Sleep(50 * time.Millisecond) }}
+		a := start(t, w, "A", Options{Codec: slow}, nil)
 		b := start(t, w, "B", Options{}, nil)
 		defer a.stop()
 		defer b.stop()

@@ -187,6 +187,9 @@ func (s *stress) call(p *proc, keys []string, single bool) {
 	}
 }
 
+// late is when a loader returns that does not look at its context.
+func (s *stress) late() <-chan time.Time { return time.After(6 * time.Second) }
+
 // load is a loader in which anything may go wrong.
 func (s *stress) load(ctx context.Context, keys []string, many bool) (map[string]string, error) {
 	if len(keys) > s.o.MaxBatchKeys {
@@ -219,7 +222,7 @@ func (s *stress) load(ctx context.Context, keys []string, many bool) (map[string
 	case 2:
 		return values, errB
 	case 3:
-		time.Sleep(6 * time.Second) // whatever its context says
+		<-s.late() // whatever its context says
 	}
 	return values, errors.Join(errs...)
 }

@@ -51,11 +51,14 @@ func work(j job) error {
 	defer func() { _ = c.Close() }()
 	var r report
 	var mu sync.Mutex
-	load := func(_ context.Context, keys []string) (map[string]string, error) {
+	load := func(ctx context.Context, keys []string) (map[string]string, error) {
 		mu.Lock()
 		r.Loaded, r.Calls = append(r.Loaded, keys...), r.Calls+1
 		mu.Unlock()
-		<-time.After(50 * time.Millisecond)
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+		}
 		values := make(map[string]string)
 		for _, k := range keys {
 			values[k] = "v" + k
