@@ -49,7 +49,11 @@ func (n *memNetwork) send(ctx context.Context, p *player, reqs ...*memRequest) e
 		}
 		replies := make([]string, len(reqs))
 		for i, r := range reqs {
-			switch tr.park(ctx, p, "request", labels[i]) {
+			label := labels[i]
+			if i > 0 { // what is on its way back already
+				label += " (" + strings.Join(replies[:i], "; ") + ")"
+			}
+			switch tr.park(ctx, p, "request", label) {
 			case late:
 				go n.sendLate(ctx, p, reqs[i:], labels[i:])
 				return context.DeadlineExceeded
