@@ -74,7 +74,7 @@ func (b *batch) add(id flightID) *flight {
 }
 
 // landedLocked is called with flights.mu held, and reports whether that was the last one.
-func (b *batch) landedLocked(f *flight) bool {
+func (b *batch) landedLocked() bool {
 	if b.flying--; b.flying > 0 {
 		return false
 	}

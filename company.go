@@ -48,7 +48,7 @@ func (b *batch) sleep(m *member, d time.Duration) <-chan struct{} {
 	passed := time.Since(b.began)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m.until, m.bell = b.began.Add((passed+d+grid-1)/grid*grid), make(chan struct{})
+	m.until, m.bell = b.began.Add((passed + d + grid - 1).Truncate(grid)), make(chan struct{})
 	if b.asleep == nil {
 		b.asleep = make(map[*member]struct{})
 	}

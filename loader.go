@@ -296,7 +296,7 @@ func (fs *flights) landLocked(f *flight) {
 	}
 	if f.batch == nil {
 		f.cancel(nil)
-	} else if b := f.batch; b.landedLocked(f) {
+	} else if b := f.batch; b.landedLocked() {
 		delete(fs.batches, b)
 	} else if f.callers > 0 {
 		fs.unwantedLocked(b)

@@ -103,17 +103,24 @@ func (a *manyAnswer) must(t *testing.T, values string, took time.Duration) map[s
 		t.Errorf("took %v, want %v", a.took, took)
 	}
 	failed := map[string]error{}
-	if a.err != nil {
-		for _, err := range a.err.(interface{ Unwrap() []error }).Unwrap() {
-			var le *LoadError
-			if !errors.As(err, &le) {
-				failed[""] = err
-				continue
-			}
-			failed[le.Key] = le.Err
+	for _, err := range allOf(a.err) {
+		var le *LoadError
+		if !errors.As(err, &le) {
+			failed[""] = err
+			continue
 		}
+		failed[le.Key] = le.Err
 	}
 	return failed
+}
+
+// allOf returns the errors of which a call's error consists.
+func allOf(err error) []error {
+	var all interface{ Unwrap() []error }
+	if !errors.As(err, &all) {
+		return nil
+	}
+	return all.Unwrap()
 }
 
 // fails checks that only these keys have failed, with these errors.

@@ -164,9 +164,7 @@ func (s *stress) call(p *proc, keys []string, single bool) {
 		values, err = p.cache.GetOrLoadMany(ctx, keys, func(ctx context.Context, keys []string) (map[string]string, error) {
 			return s.load(ctx, keys, true)
 		}, co...)
-		if err != nil {
-			errs = err.(manyErrors)
-		}
+		errs = allOf(err)
 	}
 	for k, v := range values {
 		if n, err := strconv.Atoi(strings.TrimPrefix(v, k+"=")); err != nil || n < floor[k] {

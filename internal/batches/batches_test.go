@@ -81,7 +81,8 @@ func work(j job) error {
 		}
 		return ""
 	}
-	if err := workers.Ready(); err != nil {
+	done, err := workers.Ready()
+	if err != nil {
 		return err
 	}
 	began := time.Now()
@@ -99,7 +100,7 @@ func work(j job) error {
 	}
 	all.Wait()
 	r.Took, r.Stats = time.Since(began), c.Stats()
-	return workers.Report(r)
+	return done(r)
 }
 
 // Eight processes ask for overlapping random batches of 500 out of 2,000 cold keys, all at the same time: each key is loaded

@@ -100,7 +100,7 @@ func each(err error) []error {
 	if err == nil {
 		return nil
 	}
-	all, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // it is documented
+	all, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []error{fmt.Errorf("not as documented: %w", err)}
 	}

@@ -84,7 +84,8 @@ func work(j job) error {
 			return err
 		}
 	}
-	if err = workers.Ready(); err != nil {
+	done, err := workers.Ready()
+	if err != nil {
 		return err
 	}
 	var mu sync.Mutex
@@ -142,5 +143,5 @@ func work(j job) error {
 	mu.Lock()
 	defer mu.Unlock()
 	r.Errors, r.Stale = int(errs.Load()), hot.Stats().StaleHits
-	return workers.Report(r)
+	return done(r)
 }

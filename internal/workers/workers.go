@@ -34,22 +34,19 @@ func Main[J any](m *testing.M, work func(j J) error) {
 	}
 }
 
-var in = bufio.NewReader(os.Stdin)
-
-// Ready says that a worker is ready, and returns when all are.
-func Ready() error {
+// Ready says that a worker is ready, and returns when all are. The worker ends with report, which returns when its report has
+// been read.
+func Ready() (report func(any) error, err error) {
+	in := bufio.NewReader(os.Stdin)
 	fmt.Println("ready")
-	_, err := in.ReadString('\n')
-	return err
-}
-
-// Report sends a worker's report, and returns when it has been read.
-func Report(r any) error {
-	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
+	_, err = in.ReadString('\n')
+	return func(r any) error {
+		if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
+			return err
+		}
+		_, err := in.WriteTo(io.Discard)
 		return err
-	}
-	_, err := in.WriteTo(io.Discard)
-	return err
+	}, err
 }
 
 // Run runs n workers that have the same job, and returns their reports. They end with the test.
