@@ -187,57 +187,77 @@ func (m *many) sift(ctx context.Context, keys []string) []string {
 	return keys
 }
 
+// awaited is a flight that a call waits for.
+type awaited struct {
+	*flight
+	landed <-chan struct{} // of one that another call has begun; otherwise all of ours have
+}
+
 // fly waits for the flights of these keys.
 func (m *many) fly(ctx context.Context, keys []string) error {
-	for len(keys) > 0 {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		b := m.c.newBatch(ctx, m.co, m.load)
-		flights, err := m.c.flights.joinAll(keys, m.co.kind(), b)
-		if err != nil {
-			b.cancel(nil)
-			return err
-		}
-		b.start()
-		var again []string
-		var left error
-		for _, f := range flights {
-			landed := f.over.Load()
-			if !landed && left == nil {
-				all := b.done // own ones
-				if f.batch != b {
-					all = f.landed
-				}
-				select {
-				case <-all:
-				case <-ctx.Done():
-					left = ctx.Err()
-				case <-m.c.closing:
-					left = ErrClosed
-				}
-				landed = f.over.Load()
+	var waiting []awaited
+	var left error
+	for {
+		if len(keys) > 0 && left == nil {
+			if left = ctx.Err(); left == nil {
+				waiting, left = m.join(ctx, keys, waiting)
 			}
-			if !landed {
-				m.c.flights.leave(f)
-				continue
+		}
+		keys = nil
+		waiting = slices.DeleteFunc(waiting, func(f awaited) bool {
+			if !f.over.Load() {
+				return false
 			}
 			switch res := f.outcome(); {
 			case !res.serves(m.began, f.kind):
 				m.c.stats.rounds.Add(1)
-				again = append(again, f.key)
+				keys = append(keys, f.key)
 			case m.c.closed() && errors.Is(res.err, ErrClosed):
 				left = ErrClosed
 			default:
 				m.answer(f.key, res)
 			}
-		}
-		if left != nil {
+			return true
+		})
+		switch {
+		case left != nil:
+			for _, f := range waiting {
+				m.c.flights.leave(f.flight)
+			}
 			return left
+		case len(keys) > 0:
+			continue
+		case len(waiting) == 0:
+			return nil
 		}
-		keys = again
+		select {
+		case <-waiting[0].landed:
+		case <-ctx.Done():
+			left = ctx.Err()
+		case <-m.c.closing:
+			left = ErrClosed
+		}
 	}
-	return nil
+}
+
+// join joins the flights of these keys, or begins them.
+func (m *many) join(ctx context.Context, keys []string, waiting []awaited) ([]awaited, error) {
+	b := m.c.newBatch(ctx, m.co, m.load)
+	flights, err := m.c.flights.joinAll(keys, m.co.kind(), b)
+	if err != nil {
+		b.cancel(nil)
+		return waiting, err
+	}
+	waiting = slices.Grow(waiting, len(flights))
+	for _, f := range flights {
+		landed := b.done
+		if f.batch != b {
+			landed = f.landed
+		}
+		waiting = append(waiting, awaited{f, landed})
+	}
+	b.start()
+	return waiting, nil
 }
 
 // peek looks for these keys in Redis.
