@@ -39,7 +39,7 @@ type report struct {
 func work(j job) error {
 	client := redis.NewClient(&redis.Options{Addr: j.Redis})
 	defer func() { _ = client.Close() }()
-	rds, err := cache.NewRedis(client, cache.RedisOptions{Timeout: time.Second}) // the machine may be busy
+	rds, err := cache.NewRedis(client, cache.RedisOptions{Timeout: 10 * time.Second}) // the machine may be busy
 	if err != nil {
 		return err
 	}
