@@ -34,7 +34,7 @@ type batch struct {
 	patient  bool                 // loads have waited for a round trip, which may bring more of them; guarded by mu
 	asleep   map[*member]struct{} // who wait, until some time at the latest; guarded by mu
 	clock    *time.Timer          // wakes them; nil while nobody is asleep; guarded by mu
-	next     time.Time            // when; guarded by mu
+	next     time.Duration        // when, since began; guarded by mu
 	hurry    *time.Timer          // ends the waiting for others; nil while nobody waits; guarded by mu
 	due      []due                // to be refreshed; guarded by mu
 }
@@ -55,7 +55,7 @@ func (c *core) newBatch(ctx context.Context, co callOptions, load batchLoad) *ba
 }
 
 // slab is how many flights are allocated at once: what fits into 16 KiB.
-const slab = 35
+const slab = 34
 
 // add makes a flight of the batch.
 func (b *batch) add(id flightID) *flight {

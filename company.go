@@ -29,7 +29,7 @@ type member struct {
 	b      *batch
 	f      *flight       // that it is, or whose lease it renews
 	moving bool          // guarded by batch.mu
-	until  time.Time     // when it is to be woken; guarded by batch.mu
+	until  time.Duration // when it is to be woken, since batch.began; guarded by batch.mu
 	bell   chan struct{} // what wakes it; guarded by batch.mu
 }
 
@@ -48,42 +48,43 @@ func (b *batch) sleep(m *member, d time.Duration) <-chan struct{} {
 	passed := time.Since(b.began)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m.until, m.bell = b.began.Add((passed + d + grid - 1).Truncate(grid)), make(chan struct{})
+	m.until, m.bell = (passed + d + grid - 1).Truncate(grid), make(chan struct{})
 	if b.asleep == nil {
 		b.asleep = make(map[*member]struct{})
 	}
 	b.asleep[m] = struct{}{}
 	b.restsLocked(m)
-	if b.clock == nil || m.until.Before(b.next) {
+	if b.clock == nil || m.until < b.next {
 		b.windLocked(m.until)
 	}
 	return m.bell
 }
 
 // windLocked sets the clock.
-func (b *batch) windLocked(at time.Time) {
+func (b *batch) windLocked(at time.Duration) {
 	if b.clock != nil {
 		b.clock.Stop()
 	}
 	b.next = at
-	b.clock = time.AfterFunc(time.Until(at), b.ring)
+	b.clock = time.AfterFunc(at-time.Since(b.began), b.ring)
 }
 
 // ring wakes those whose time has come.
 func (b *batch) ring() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.clock = nil; time.Now().Before(b.next) { // it was set anew meanwhile
+	now := time.Since(b.began)
+	if b.clock = nil; now < b.next { // it was set anew meanwhile
 		b.windLocked(b.next)
 		return
 	}
 	var woken []*member
-	var next time.Time
+	var next time.Duration
 	for m := range b.asleep {
 		switch {
-		case !time.Now().Before(m.until):
+		case now >= m.until:
 			woken = append(woken, m)
-		case next.IsZero() || m.until.Before(next):
+		case next == 0 || m.until < next:
 			next = m.until
 		}
 	}
@@ -93,7 +94,7 @@ func (b *batch) ring() {
 		b.movesLocked(m)
 		close(m.bell)
 	}
-	if !next.IsZero() {
+	if next > 0 {
 		b.windLocked(next)
 	}
 }
