@@ -60,7 +60,7 @@ var mutants = []mutant{
 	{"what a batch does not bring is an error", "shift.go", "			all[i].err = ErrNotFound", "			all[i].err = errReply", ""},
 	{"a batch goes on for nobody", "loader.go", "	} else if f.callers > 0 {\n		fs.unwantedLocked(b)\n	}", "	}", ""},
 	{"a batch ends with its first caller", "loader.go", "	if b.wanted--; b.wanted > 0 || !b.c.opts", "	if b.wanted--; !b.c.opts", ""},
-	{"a batch does not join", "loader.go", "		case f == nil:\n			f = b.add(id)", "		case f == nil || f.batch != b:\n			f = b.add(id)", "batch and single key"},
+	{"a batch does not join", "loader.go", "		case f == nil:\n			f = b.add(id)", "		case f == nil || f.batch != b:\n			f = b.add(id)", ""},
 	{"what a batch has found due is forgotten", "batch.go", "	b.scatter(append(rest, missed...), c.run)\n	b.mu.Lock()\n	defer b.mu.Unlock()\n	b.goLocked()", "	b.scatter(append(rest, missed...), c.run)", ""},
 	{"lost scripts are sent for each key", "store.go", "			full = !together || loads < 0 || !s.load(m, v, loads)", "			full = true", ""},
 
