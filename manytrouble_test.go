@@ -2,10 +2,12 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -72,7 +74,7 @@ func keysTo(n int) (text string) {
 	return text
 }
 
-// However many keys there are, each step takes one round trip.
+// However many keys there are, each step takes one round trip, once the first ones have shown that the server is quick.
 func TestManyRoundTrips(t *testing.T) {
 	for _, tags := range []bool{false, true} {
 		bubble(t, func(t *testing.T, w *lab.World) {
@@ -96,7 +98,7 @@ func TestManyRoundTrips(t *testing.T) {
 			}
 			ask() // the scripts are loaded first
 			if !tags {
-				count.were(t, "getrange 50", "script 1", "evalsha 50", "script 1", "evalsha 50")
+				count.were(t, "getrange 32", "getrange 18", "script 1", "evalsha 50", "script 1", "evalsha 50")
 				ask()
 				count.were(t, "getrange 50")
 				drop()
@@ -104,13 +106,69 @@ func TestManyRoundTrips(t *testing.T) {
 				count.were(t, "getrange 50", "evalsha 50", "evalsha 50")
 				return
 			}
-			count.were(t, "getrange 100", "script 1", "evalsha 50", "script 1", "evalsha 50", "script 1", "evalsha 50", "hmget 50")
+			count.were(t, "getrange 64", "getrange 36", "script 1", "evalsha 50", "script 1", "evalsha 50", "script 1", "evalsha 50", "hmget 50")
 			ask()
 			count.were(t, "getrange 100")
 			drop()
 			ask()
 			count.were(t, "getrange 100", "evalsha 50", "evalsha 50", "evalsha 50", "hmget 50")
 		})
+	}
+}
+
+// A batch is sent in round trips that grow while the server is quick, and shrink when it is not. When one of them gets no
+// answer the rest is not sent.
+func TestManySlowStart(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{}, nil)
+		defer p.stop()
+		p.get(background, "a", loads(0, "va")).must(t, "va", nil, 0) // the connection is there
+		count := new(tripCounter)
+		p.client.AddHook(count)
+		var takes atomic.Int64 // for a command
+		p.client.AddHook(slowPipeline(func(n int) time.Duration { return time.Duration(takes.Load()) * time.Duration(n) }))
+		send := func(n int, each time.Duration, want string, wantErr error) {
+			t.Helper()
+			takes.Store(int64(each))
+			var err error
+			reqs := make([]*request, n)
+			for i := range reqs {
+				reqs[i] = &request{ctx: background, sends: []sender{get("k", 100)}}
+			}
+			p.rds.pipeline.sendAll(reqs)
+			for i, req := range reqs {
+				if req.err != nil {
+					err = req.err
+				} else if err != nil || len(req.cmds) != 1 || req.cmds[0].Err() != redis.Nil && req.cmds[0].Err() != nil {
+					t.Errorf("request %d: %v after %v", i, req.cmds, err)
+				}
+			}
+			if !errors.Is(err, wantErr) {
+				t.Errorf("%v, want %v", err, wantErr)
+			}
+			count.were(t, want)
+		}
+		send(1000, 0, "getrange 32, getrange 64, getrange 128, getrange 256, getrange 512, getrange 8", nil)
+		send(1000, 0, "getrange 1000", nil)
+		send(1000, 100*time.Microsecond, "getrange 1000", nil)                                  // 100 ms of 500
+		send(1000, 300*time.Microsecond, "getrange 1000", nil)                                  // 300 ms: the next one is half as long
+		send(1000, 100*time.Microsecond, "getrange 500, getrange 500", nil)                     // neither quick nor slow
+		send(300, 2*time.Millisecond, "getrange 300", context.DeadlineExceeded)                 // 600 ms
+		send(100, 2*time.Millisecond, "getrange 32, getrange 32, getrange 32, getrange 4", nil) // 64 ms of 98
+		send(100, 4*time.Millisecond, "getrange 32", context.DeadlineExceeded)                  // 128 ms: the rest is not sent
+		send(70, 0, "getrange 32, getrange 38", nil)
+	})
+}
+
+// slowPipeline is a hook of go-redis that makes a pipeline of n commands take its time.
+type slowPipeline func(n int) time.Duration
+
+func (slowPipeline) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (slowPipeline) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (slow slowPipeline) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		time.Sleep(slow(len(cmds)))
+		return next(ctx, cmds)
 	}
 }
 

@@ -14,9 +14,11 @@ import (
 // cluster a slow node would hold up the answers of the others.
 type pipeline struct {
 	r      *Redis
-	wholes chan struct{} // round trips for batches under way
+	wholes chan struct{} // batches that are sending
 
 	mu       sync.Mutex
+	most     int           // keys of a batch in one round trip; guarded by mu
+	fastest  time.Duration // round trip of a batch; guarded by mu
 	running  int        // round trips under way; guarded by mu
 	gathered int        // of those, that carry more than one command; guarded by mu
 	queue    []*request // guarded by mu
@@ -25,6 +27,7 @@ type pipeline struct {
 const (
 	pipelineWidth    = 4  // round trips at a time
 	pipelineWholes   = 2  // besides, for batches
+	pipelineFew      = 32 // keys of a batch in one, to begin with
 	pipelineGathered = 1  // of those, that carry more than one command: with more, bursts queue up at the server
 	pipelineLength   = 32 // commands in one
 	pipelineShare    = 32 // a command in a round trip adds this part of the budget of one
@@ -44,7 +47,6 @@ type sender func(context.Context, commands) redis.Cmder
 type request struct {
 	ctx   context.Context // for its values
 	sends []sender
-	whole int // requests of a batch that it consists of; 0: it is one by itself
 	cmds  []redis.Cmder
 	err   error // no answer
 	done  chan struct{}
@@ -72,28 +74,52 @@ func (p *pipeline) together(ctx context.Context, sends ...sender) ([]redis.Cmder
 }
 
 // company sends what the members of a batch have met for.
-func (p *pipeline) company(ctx context.Context, reqs []any) {
-	whole := &request{ctx: ctx, whole: len(reqs)}
-	for _, r := range reqs {
-		whole.sends = append(whole.sends, r.(*request).sends...)
+func (p *pipeline) company(met []any) {
+	reqs := make([]*request, len(met))
+	for i, r := range met {
+		reqs[i] = r.(*request)
 	}
-	p.sendWhole(whole)
-	cmds := whole.cmds
-	for _, r := range reqs {
-		req := r.(*request)
-		if req.err = whole.err; req.err == nil {
-			req.cmds, cmds = cmds[:len(req.sends)], cmds[len(req.sends):]
-		}
-	}
+	p.sendAll(reqs)
 }
 
-// sendWhole sends the commands of a batch, beside those that send does, for which it would take too long to wait for it.
-func (p *pipeline) sendWhole(req *request) {
+// sendAll sends the requests of a batch, beside those that send does, for which it would take too long to wait for it. How
+// many go in one round trip is found out as TCP does it (slow start, RFC 5681): twice as many while the server is quick,
+// half of them when it is not. So a server that is short of time is not given more than it answers in time (measured in
+// docs/batches.md). Once there is no answer the rest is not sent.
+func (p *pipeline) sendAll(reqs []*request) {
 	if p.r.oneServer {
 		p.wholes <- struct{}{}
 		defer func() { <-p.wholes }()
 	}
-	p.trip(req)
+	for len(reqs) > 0 {
+		p.mu.Lock()
+		n := min(max(p.most, pipelineFew), len(reqs))
+		p.mu.Unlock()
+		part := reqs[:n]
+		reqs = reqs[n:]
+		began := time.Now()
+		err := p.trip(part...)
+		took, budget := time.Since(began), p.budget(n)
+		p.mu.Lock()
+		if p.fastest == 0 || took < p.fastest {
+			p.fastest = took
+		}
+		switch {
+		case err != nil:
+			p.most = pipelineFew
+		case took > budget/2:
+			p.most = n / 2
+		case took-p.fastest < budget/16:
+			p.most = max(p.most, 2*n)
+		}
+		p.mu.Unlock()
+		if err != nil {
+			for _, req := range reqs {
+				req.err = err
+			}
+			return
+		}
+	}
 }
 
 // send blocks until the request has been answered.
@@ -108,7 +134,7 @@ func (p *pipeline) send(req *request) {
 	}
 	p.running++
 	p.mu.Unlock()
-	p.trip(req)
+	_ = p.trip(req) // each request has its error
 	if next := p.next(false); next != nil {
 		counted := p.r.begin() // if not, what is left is refused at once
 		go func() {
@@ -116,7 +142,7 @@ func (p *pipeline) send(req *request) {
 				defer p.r.work.Done()
 			}
 			for ; next != nil; next = p.next(true) {
-				p.trip(next...)
+				_ = p.trip(next...)
 			}
 		}()
 	}
@@ -143,14 +169,14 @@ func (p *pipeline) next(several bool) []*request {
 	return batch
 }
 
-// trip sends requests together and tells those who wait for them.
-func (p *pipeline) trip(batch ...*request) {
-	others := -1
-	for _, req := range batch {
-		others += max(req.whole, 1)
-	}
-	budget := min(p.r.timeout+time.Duration(others)*p.r.timeout/pipelineShare, patient*p.r.timeout)
-	cmds, err := call(batch[0].ctx, p.r, budget, func(ctx context.Context) ([]redis.Cmder, error) {
+// budget returns that of a round trip with n requests.
+func (p *pipeline) budget(n int) time.Duration {
+	return min(p.r.timeout+time.Duration(n-1)*p.r.timeout/pipelineShare, patient*p.r.timeout)
+}
+
+// trip sends requests together and tells those who wait for them. It returns an error if the server did not answer.
+func (p *pipeline) trip(batch ...*request) error {
+	cmds, err := call(batch[0].ctx, p.r, p.budget(len(batch)), func(ctx context.Context) ([]redis.Cmder, error) {
 		if len(batch) == 1 && len(batch[0].sends) == 1 {
 			cmd := batch[0].sends[0](ctx, p.r.client)
 			return []redis.Cmder{cmd}, silence(cmd.Err())
@@ -181,6 +207,7 @@ func (p *pipeline) trip(batch ...*request) {
 			close(req.done)
 		}
 	}
+	return err
 }
 
 // unsent returns the error of a pipeline that none of its commands knows of: a hook of the user's client has failed, and

@@ -161,7 +161,7 @@ func forbids(err error) bool {
 		strings.Contains(text, "the user executing the script can't run this command")
 }
 
-func (s *scriptStore) trip(ctx context.Context, requests []any) { s.r.pipeline.company(ctx, requests) }
+func (s *scriptStore) trip(ctx context.Context, requests []any) { s.r.pipeline.company(requests) }
 
 func (s *scriptStore) read(ctx context.Context, key string, limit int) ([]byte, error) {
 	cmd, err := s.r.pipeline.do(ctx, get(key, limit))
@@ -172,15 +172,14 @@ func (s *scriptStore) read(ctx context.Context, key string, limit int) ([]byte, 
 }
 
 func (s *scriptStore) readAll(ctx context.Context, keys []string, limit int) ([][]byte, []error) {
-	req := &request{ctx: ctx, whole: len(keys)}
-	for _, key := range keys {
-		req.sends = append(req.sends, get(key, limit))
+	reqs, raws, errs := make([]*request, len(keys)), make([][]byte, len(keys)), make([]error, len(keys))
+	for i, key := range keys {
+		reqs[i] = &request{ctx: ctx, sends: []sender{get(key, limit)}}
 	}
-	s.r.pipeline.sendWhole(req)
-	raws, errs := make([][]byte, len(keys)), make([]error, len(keys))
-	for i := range keys {
+	s.r.pipeline.sendAll(reqs)
+	for i, req := range reqs {
 		if errs[i] = req.err; req.err == nil {
-			raws[i], errs[i] = got(req.cmds[i])
+			raws[i], errs[i] = got(req.cmds[0])
 		}
 	}
 	return raws, errs
