@@ -219,13 +219,13 @@ func callers(c *core, key string) (n int) {
 	defer c.flights.mu.Unlock()
 	for f := range c.flights.all { // also those that were forgotten, because the subscription was lost
 		if f.key == key {
-			n += f.callers
+			n += int(f.callers)
 		}
 	}
 	for b := range c.flights.batches {
 		for _, f := range b.flights {
 			if f.key == key {
-				n += f.callers
+				n += int(f.callers)
 			}
 		}
 	}

@@ -12,13 +12,11 @@ import (
 // all commands go in one round trip, and one call of the loader is for all that have come to load. So none of them waits
 // for another process, or for another flight of this one, while it holds a lease under which it has not begun to load.
 type batch struct {
-	c       *core
-	co      callOptions
+	order
+	by      *many // nil: nobody waits for it
 	began   time.Time
 	loader  batchLoad
-	parent  task
 	ctx     context.Context
-	cancel  context.CancelCauseFunc
 	flights []*flight
 	wanted  int           // flights that somebody waits for; guarded by flights.mu
 	flying  int           // flights that have not landed; guarded by flights.mu
@@ -27,16 +25,16 @@ type batch struct {
 	slab    []flight      // not used yet
 
 	mu       sync.Mutex
-	moving   int                  // flights; guarded by mu
-	tripping bool                 // a round trip is under way; guarded by mu
-	requests []*gathered          // guarded by mu
-	loads    []*loadCall          // guarded by mu
-	patient  bool                 // loads have waited for a round trip, which may bring more of them; guarded by mu
-	asleep   map[*member]struct{} // who wait, until some time at the latest; guarded by mu
-	clock    *time.Timer          // wakes them; nil while nobody is asleep; guarded by mu
-	next     time.Duration        // when, since began; guarded by mu
-	hurry    *time.Timer          // ends the waiting for others; nil while nobody waits; guarded by mu
-	due      []due                // to be refreshed; guarded by mu
+	moving   int               // flights; guarded by mu
+	tripping bool              // a round trip is under way; guarded by mu
+	requests []*gathered       // guarded by mu
+	loads    []*loadCall       // guarded by mu
+	patient  bool              // loads have waited for a round trip, which may bring more of them; guarded by mu
+	asleep   map[*member]alarm // who wait, until some time at the latest; guarded by mu
+	clock    *time.Timer       // wakes them; nil while nobody is asleep; guarded by mu
+	next     time.Duration     // when, since began; guarded by mu
+	hurry    *time.Timer       // ends the waiting for others; nil while nobody waits; guarded by mu
+	due      []due             // to be refreshed; guarded by mu
 }
 
 // batchLoad is a BatchLoader without its type. It returns where to look its values up.
@@ -49,13 +47,14 @@ type due struct {
 }
 
 func (c *core) newBatch(ctx context.Context, co callOptions, load batchLoad) *batch {
-	b := &batch{c: c, co: co, began: time.Now(), loader: load, parent: taskFrom(ctx), done: make(chan struct{})}
+	b := &batch{began: time.Now(), loader: load, done: make(chan struct{})}
+	b.order = order{c: c, co: co, parent: taskFrom(ctx), batch: b}
 	b.ctx, b.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	return b
 }
 
 // slab is how many flights are allocated at once: what fits into 16 KiB.
-const slab = 34
+const slab = 51
 
 // add makes a flight of the batch.
 func (b *batch) add(id flightID) *flight {
@@ -64,9 +63,9 @@ func (b *batch) add(id flightID) *flight {
 	}
 	f := &b.slab[0]
 	b.slab = b.slab[1:]
-	f.batch, f.parent, f.cancel = b, b.parent, b.cancel
-	b.c.prepare(f, id, b.co)
-	f.company = member{b: b, f: f}
+	f.order, f.flightID = &b.order, id
+	f.name()
+	f.company.f = f
 	f.ctx = &f.company
 	b.flights = append(b.flights, f)
 	b.flying++
@@ -127,16 +126,10 @@ func (b *batch) each(flights []*flight, do func(*flight)) {
 // inTurn does something for one flight after the other. Those for which it returns a result land in the end; the others it
 // returns.
 func (b *batch) inTurn(flights []*flight, do func(i int, f *flight) *result) (left []*flight) {
-	landing := make([]*flight, 0, len(flights))
 	next := 0
 	pass := func() {
 		for ; next < len(flights); next++ {
-			f := flights[next]
-			if f.res = do(next, f); f.res != nil {
-				landing = append(landing, f)
-			} else {
-				left = append(left, f)
-			}
+			flights[next].res = do(next, flights[next])
 		}
 	}
 	if b.c.redis == nil && b.c.local.weigh == nil { // nothing is encoded
@@ -158,9 +151,7 @@ func (b *batch) inTurn(flights []*flight, do func(i int, f *flight) *result) (le
 		})
 		all.Wait()
 	}
-	b.c.flights.landAll(landing)
-	b.c.flights.running.Add(-len(landing))
-	return left
+	return b.c.flights.landSome(flights)
 }
 
 // here is the way of a batch that has nothing to do with Redis. It does not wait for the loads.

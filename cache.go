@@ -27,7 +27,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/bellwether-go/cache/internal/record"
 )
@@ -208,7 +207,7 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 	if len(co.tags) > 0 && !c.opts.Tags {
 		return errTagsOff
 	}
-	f := &flight{flightID: flightID{key: key}, co: co}
+	f := &flight{order: &order{c: c, co: co}, flightID: flightID{key: key}}
 	if e := c.local.find(key); e != nil {
 		f.known = e.cost.Unpack()
 	}
@@ -226,7 +225,7 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 	}
 	if c.redis == nil {
 		return c.detached(ctx, func(context.Context) error {
-			res.ended = time.Now()
+			res.ended = c.local.now()
 			c.fill(f, c.invalidate(key), res, -1, l, record.Owner{})
 			return nil
 		})
@@ -268,7 +267,7 @@ func (c *core) replace(ctx context.Context, f *flight, res *result, payload []by
 	default:
 		return errOther
 	}
-	res.ended = time.Now()
+	res.ended = c.local.now()
 	outcome, err := c.store.commit(ctx, commitArgs{
 		key: f.full, owner: a.owner, fence: got.fence, life: l.whole(),
 		record: c.coder.seal(f.full, life{

@@ -26,17 +26,20 @@ type loadCall struct {
 // member is who sends commands along with others: a flight, or somebody who renews a lease. It is the context of these
 // commands.
 type member struct {
-	b      *batch
-	f      *flight       // that it is, or whose lease it renews
-	moving bool          // guarded by batch.mu
-	until  time.Duration // when it is to be woken, since batch.began; guarded by batch.mu
-	bell   chan struct{} // what wakes it; guarded by batch.mu
+	f      *flight // that it is, or whose lease it renews
+	moving bool    // guarded by batch.mu
 }
 
-func (m *member) Deadline() (time.Time, bool) { return m.b.ctx.Deadline() }
-func (m *member) Done() <-chan struct{}       { return m.b.ctx.Done() }
-func (m *member) Err() error                  { return m.b.ctx.Err() }
-func (m *member) Value(key any) any           { return m.b.ctx.Value(key) }
+// alarm is what wakes a member.
+type alarm struct {
+	at   time.Duration // since batch.began
+	bell chan struct{}
+}
+
+func (m *member) Deadline() (time.Time, bool) { return m.f.batch.ctx.Deadline() }
+func (m *member) Done() <-chan struct{}       { return m.f.batch.ctx.Done() }
+func (m *member) Err() error                  { return m.f.batch.ctx.Err() }
+func (m *member) Value(key any) any           { return m.f.batch.ctx.Value(key) }
 
 // sleep returns what wakes the member after d or a little later, together with others, so that they look with one command. Who
 // is woken is moving; back ends it earlier.
@@ -48,16 +51,16 @@ func (b *batch) sleep(m *member, d time.Duration) <-chan struct{} {
 	passed := time.Since(b.began)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m.until, m.bell = (passed + d + grid - 1).Truncate(grid), make(chan struct{})
+	a := alarm{(passed + d + grid - 1).Truncate(grid), make(chan struct{})}
 	if b.asleep == nil {
-		b.asleep = make(map[*member]struct{})
+		b.asleep = make(map[*member]alarm)
 	}
-	b.asleep[m] = struct{}{}
+	b.asleep[m] = a
 	b.restsLocked(m)
-	if b.clock == nil || m.until < b.next {
-		b.windLocked(m.until)
+	if b.clock == nil || a.at < b.next {
+		b.windLocked(a.at)
 	}
-	return m.bell
+	return a.bell
 }
 
 // windLocked sets the clock.
@@ -80,19 +83,19 @@ func (b *batch) ring() {
 	}
 	var woken []*member
 	var next time.Duration
-	for m := range b.asleep {
+	for m, a := range b.asleep {
 		switch {
-		case now >= m.until:
+		case now >= a.at:
 			woken = append(woken, m)
-		case next == 0 || m.until < next:
-			next = m.until
+		case next == 0 || a.at < next:
+			next = a.at
 		}
 	}
 	slices.SortFunc(woken, func(x, y *member) int { return cmp.Compare(x.f.seq, y.f.seq) })
 	for _, m := range woken {
+		close(b.asleep[m].bell)
 		delete(b.asleep, m)
 		b.movesLocked(m)
-		close(m.bell)
 	}
 	if next > 0 {
 		b.windLocked(next)
@@ -128,9 +131,9 @@ func (b *batch) restsLocked(m *member) {
 
 // rests says that a member waits for what its batch has no part in, or is done.
 func (m *member) rests() {
-	m.b.mu.Lock()
-	defer m.b.mu.Unlock()
-	m.b.restsLocked(m)
+	m.f.batch.mu.Lock()
+	defer m.f.batch.mu.Unlock()
+	m.f.batch.restsLocked(m)
 }
 
 // away says that a flight waits for what its batch has no part in, or has landed.
@@ -211,10 +214,10 @@ func (b *batch) sendLocked() {
 // meet blocks until something has been sent, along with what others have.
 func (m *member) meet(what any) {
 	g := &gathered{m, what, make(chan struct{})}
-	m.b.mu.Lock()
-	m.b.requests = append(m.b.requests, g)
-	m.b.restsLocked(m)
-	m.b.mu.Unlock()
+	m.f.batch.mu.Lock()
+	m.f.batch.requests = append(m.f.batch.requests, g)
+	m.f.batch.restsLocked(m)
+	m.f.batch.mu.Unlock()
 	<-g.done
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,22 +27,22 @@ var errAbandoned = fmt.Errorf("cache: nobody waits for the load any more: %w", c
 
 // result is what a flight brings its callers.
 type result struct {
-	value    any
-	err      error // the loader's own
-	negative bool  // with err nil: remembered from an earlier load
-	stale    bool  // past its TTL, and served all the same
+	value any
+	err   error // the loader's own
 	// asOf is the moment, on core.ticks, for which it is known that no deletion had made the value old. Only calls that
 	// began before it may have the value; 0: all may.
 	asOf      uint64
 	tags      []string
 	ttl       time.Duration // what the loader wants; 0: nothing
-	noStore   bool          // it says that there is nothing to be stored
-	unfit     bool          // its tags are too many or too long to be kept
-	abandoned bool          // the loader did not return
 	began     uint64        // not after the beginning of the load, on core.ticks; 0: there was none
-	ended     time.Time     // when the loader returned
+	ended     int64         // when the loader returned, on local's clock
 	took      time.Duration // until then
 	instead   *result       // with err: the stale value for callers that take one
+	negative  bool          // with err nil: remembered from an earlier load
+	stale     bool          // past its TTL, and served all the same
+	noStore   bool          // the loader says that there is nothing to be stored
+	unfit     bool          // its tags are too many or too long to be kept
+	abandoned bool          // the loader did not return
 }
 
 // kind tells flights of a key apart by what they bring. Calls join a flight of their own kind only.
@@ -60,35 +61,42 @@ type flightID struct {
 	kind kind
 }
 
-// flight is one way through Redis and the loader, shared by the calls of this process that want the same key.
+// order is what the call wants that begins a flight. Those of a batch have one in common.
+type order struct {
+	c      *core
+	co     callOptions
+	parent task // whose loader makes the call
+	load   func(context.Context, string) (any, error)
+	batch  *batch // which loads, if there are several
+	cancel context.CancelCauseFunc
+}
+
+// flight is one way through Redis and the loader, shared by the calls of this process that want the same key. There are
+// thousands of them in a large batch: what they have in common is in order, and the rest is small.
 type flight struct {
-	of     *core
-	parent task // whose loader made the call that began this one
+	*order
 	flightID
-	full  string // in Redis
-	load  func(context.Context, string) (any, error)
-	batch *batch // which loads for it, if it is one of several
-	co    callOptions
-	told  atomic.Pointer[Load] // what the loader says; nil: nothing yet
+	full string               // in Redis
+	told atomic.Pointer[Load] // what the loader says; nil: nothing yet
 
 	prev  *entry     // what is there while it loads anew; nil: nothing
 	old   *entry     // prev when the load began
 	found *found     // what is to be looked at first
 	lease *tenure    // under which it loads; nil without one
 	seq   uint64     // flights begin in this order; guarded by flights.mu
-	until time.Time  // how long it waits for others
+	until int64      // how long it waits for others, on local's clock
 	known early.Cost // of earlier loads
-	there bool       // memory had something when it began
 	since uint64     // forced: when it began, on core.ticks
 	after int64      // forced: loads under a lease with a later fence began after it, on the server's clock; 0: not known
 
 	ctx     context.Context // of everything the flight does; ends with Close and CancelAbandoned
-	cancel  context.CancelCauseFunc
-	joiner  *batch        // the last one to join; guarded by flights.mu
-	callers int           // guarded by flights.mu
-	entered bool          // it has a slot of loading
-	over    atomic.Bool   // res is there
-	landed  chan struct{} // closed then; made when somebody waits for this flight, and nil before in a batch; guarded by flights.mu
+	joiner  *batch          // the last one to join; guarded by flights.mu
+	landed  chan struct{}   // closed when it lands; made when somebody waits for it, and nil before in a batch; guarded by flights.mu
+	callers int32           // guarded by flights.mu
+	over    atomic.Bool     // res is there
+	there   bool            // memory had something when it began
+	current bool            // calls may join it; guarded by flights.mu
+	entered bool            // it has one of its key's slots for loads; guarded by flights.mu
 	res     *result
 	loaded  result // res, if it has loaded
 	company member // ctx, in a batch
@@ -102,23 +110,25 @@ type flights struct {
 	group singleflight.Group
 
 	mu      sync.Mutex
-	closed  bool                 // guarded by mu
-	current map[flightID]*flight // those that calls may join; guarded by mu, which also covers group's map
-	counts  [kinds]int           // of current; guarded by mu
-	all     map[*flight]struct{} // also those that no call may join, but not those of batches; guarded by mu
-	batches map[*batch]struct{}  // guarded by mu
-	loading map[string]loading   // by key; guarded by mu
-	begun   uint64               // flights; guarded by mu
-	running sync.WaitGroup       // Add under mu while not closed
+	closed  bool                      // guarded by mu
+	current [kinds]map[string]*flight // those that calls may join, by key; guarded by mu, which also covers group's map
+	all     map[*flight]struct{}      // also those that no call may join, but not those of batches; guarded by mu
+	batches map[*batch]struct{}       // guarded by mu
+	loading map[string]*loading       // what current does not tell, by key; guarded by mu
+	begun   uint64                    // flights; guarded by mu
+	running sync.WaitGroup            // Add under mu while not closed
 }
 
 func newFlights() *flights {
-	return &flights{
-		current: make(map[flightID]*flight),
+	fs := &flights{
 		all:     make(map[*flight]struct{}),
 		batches: make(map[*batch]struct{}),
-		loading: make(map[string]loading),
+		loading: make(map[string]*loading),
 	}
+	for k := range fs.current {
+		fs.current[k] = make(map[string]*flight)
+	}
+	return fs
 }
 
 // join returns the current flight with that ID, or starts the one that first makes, to be run by run.
@@ -128,7 +138,7 @@ func (fs *flights) join(id flightID, first func() *flight, run func(*flight) *re
 	if fs.closed {
 		return nil, ErrClosed
 	}
-	f := fs.current[id]
+	f := fs.current[id.kind][id.key]
 	if f == nil {
 		f = first()
 	}
@@ -138,21 +148,21 @@ func (fs *flights) join(id flightID, first func() *flight, run func(*flight) *re
 	return f, nil
 }
 
-// joinAll returns the current flights of these keys. Those that are not there are begun as flights of b, for its caller to
-// start.
-func (fs *flights) joinAll(keys []string, k kind, b *batch) ([]*flight, error) {
+// joinAll adds the current flights of these keys to others. Those that are not there are begun as flights of b, for its
+// caller to start.
+func (fs *flights) joinAll(keys []string, k kind, b *batch, all []*flight) ([]*flight, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.closed {
-		return nil, ErrClosed
+		return all, ErrClosed
 	}
-	all := make([]*flight, 0, len(keys))
+	all = slices.Grow(all, len(keys))
+	b.flights = make([]*flight, 0, len(keys))
 	for _, key := range keys {
-		id := flightID{key, k}
-		f := fs.current[id]
+		f := fs.current[k][key]
 		switch {
 		case f == nil:
-			f = b.add(id)
+			f = b.add(flightID{key, k})
 			fs.addLocked(f)
 		case f.batch != b:
 			f.landingLocked()
@@ -170,7 +180,7 @@ func (fs *flights) joinAll(keys []string, k kind, b *batch) ([]*flight, error) {
 func (fs *flights) start(f *flight, run func(*flight) *result) bool {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.closed || fs.current[f.flightID] != nil {
+	if fs.closed || fs.current[f.kind][f.key] != nil {
 		return false
 	}
 	fs.goLocked(f, run)
@@ -182,7 +192,7 @@ func (fs *flights) startAll(keys []string, k kind, first func(id flightID) *flig
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	for _, key := range keys {
-		if id := (flightID{key, k}); !fs.closed && fs.current[id] == nil {
+		if id := (flightID{key, k}); !fs.closed && fs.current[k][key] == nil {
 			fs.addLocked(first(id))
 		}
 	}
@@ -191,8 +201,8 @@ func (fs *flights) startAll(keys []string, k kind, first func(id flightID) *flig
 func (fs *flights) addLocked(f *flight) {
 	fs.begun++
 	f.seq = fs.begun
-	fs.current[f.flightID] = f
-	fs.counts[f.kind]++
+	fs.current[f.kind][f.key] = f
+	f.current = true
 	fs.running.Add(1)
 	if f.batch == nil {
 		fs.all[f] = struct{}{}
@@ -202,13 +212,13 @@ func (fs *flights) addLocked(f *flight) {
 }
 
 func (fs *flights) goLocked(f *flight, run func(*flight) *result) {
-	if fs.current[f.flightID] == nil {
+	if !f.current {
 		fs.addLocked(f)
 	}
 	if f.batch != nil { // which runs it
 		return
 	}
-	fs.group.DoChan(f.name(), func() (any, error) {
+	fs.group.DoChan(f.text(), func() (any, error) {
 		defer fs.running.Done()
 		defer fs.land(f)
 		f.res = run(f)
@@ -216,14 +226,14 @@ func (fs *flights) goLocked(f *flight, run func(*flight) *result) {
 	})
 }
 
-// name is injective.
-func (id flightID) name() string { return string(rune(id.kind)) + id.key }
+// text is injective.
+func (id flightID) text() string { return string(rune(id.kind)) + id.key }
 
 // find returns a flight that calls may join, or nil.
 func (fs *flights) find(id flightID) *flight {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	f := fs.current[id]
+	f := fs.current[id.kind][id.key]
 	if f != nil {
 		f.landingLocked()
 	}
@@ -242,11 +252,11 @@ func (fs *flights) before(f *flight) *flight {
 }
 
 func (fs *flights) beforeLocked(f *flight) (found *flight) {
-	if len(fs.current) == fs.counts[f.kind] {
-		return nil
-	}
-	for k := range kinds {
-		other := fs.current[flightID{f.key, k}]
+	for k := range fs.current {
+		if kind(k) == f.kind || len(fs.current[k]) == 0 {
+			continue
+		}
+		other := fs.current[k][f.key]
 		if other != nil && other.seq < f.seq && (found == nil || other.seq < found.seq) {
 			found = other
 		}
@@ -277,13 +287,27 @@ func (fs *flights) landWith(f *flight, panicked any) {
 	fs.landLocked(f)
 }
 
-// landAll is land for several that have not panicked.
-func (fs *flights) landAll(all []*flight) {
+// landSome is land for those of several that have a result. It returns the others.
+func (fs *flights) landSome(all []*flight) (left []*flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	n := 0
 	for _, f := range all {
-		fs.landLocked(f)
+		if f.res != nil {
+			n++
+		}
+		if f.res != nil && !f.over.Load() { // otherwise it has panicked
+			fs.landLocked(f)
+			fs.running.Done()
+		}
 	}
+	switch n {
+	case 0:
+		return all
+	case len(all):
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(f *flight) bool { return f.res != nil })
 }
 
 func (fs *flights) landLocked(f *flight) {
@@ -322,7 +346,7 @@ func (fs *flights) leave(f *flight) {
 	switch {
 	case f.batch != nil:
 		fs.unwantedLocked(f.batch)
-	case f.of.opts.CancelAbandoned:
+	case f.c.opts.CancelAbandoned:
 		fs.removeLocked(f)
 		f.cancel(errAbandoned)
 	}
@@ -340,11 +364,14 @@ func (fs *flights) unwantedLocked(b *batch) {
 }
 
 func (fs *flights) removeLocked(f *flight) {
-	if fs.current[f.flightID] == f {
-		delete(fs.current, f.flightID)
-		fs.counts[f.kind]--
+	if f.current {
+		f.current = false
+		delete(fs.current[f.kind], f.key)
+		if f.entered {
+			fs.changeLocked(f, 1, 0)
+		}
 		if f.batch == nil {
-			fs.group.Forget(f.name())
+			fs.group.Forget(f.text())
 		}
 	}
 }
@@ -353,8 +380,8 @@ func (fs *flights) removeLocked(f *flight) {
 func (fs *flights) forget(key string) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	for k := range kinds {
-		if f := fs.current[flightID{key, k}]; f != nil {
+	for _, current := range fs.current {
+		if f := current[key]; f != nil {
 			fs.removeLocked(f)
 		}
 	}
@@ -364,8 +391,10 @@ func (fs *flights) forget(key string) {
 func (fs *flights) forgetAll() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	for _, f := range fs.current {
-		fs.removeLocked(f)
+	for _, current := range fs.current {
+		for _, f := range current {
+			fs.removeLocked(f)
+		}
 	}
 }
 

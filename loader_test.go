@@ -381,7 +381,7 @@ func TestLoadsPerKey(t *testing.T) {
 		var fl [6]*flight
 		for i := range fl {
 			fl[i] = newTestFlight("k")
-			fl[i].of = &core{flights: fs}
+			fl[i].c = &core{flights: fs}
 		}
 		if fs.enter(fl[0], unasked) != nil || fs.enter(fl[1], unasked) != nil {
 			t.Fatal("two may")
@@ -417,7 +417,7 @@ func TestLoadsPerKey(t *testing.T) {
 }
 
 func newTestFlight(key string) *flight {
-	f := &flight{flightID: flightID{key: key}, landed: make(chan struct{})}
+	f := &flight{order: new(order), flightID: flightID{key: key}, landed: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancelCause(background)
 	return f
 }

@@ -161,7 +161,7 @@ func (c *core) lease(f *flight, raw []byte, err error) *result {
 		key: f.full, owner: newOwner(), lease: c.opts.Lease, life: c.recordLife(), coder: c.coder,
 		quiet: f.kind == unasked,
 	}
-	patience := f.until
+	patience := c.local.started.Add(time.Duration(f.until))
 	wait := waiting{w: w, patience: patience}
 	for tries := 0; ; {
 		switch {

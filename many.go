@@ -187,15 +187,9 @@ func (m *many) sift(ctx context.Context, keys []string) []string {
 	return keys
 }
 
-// awaited is a flight that a call waits for.
-type awaited struct {
-	*flight
-	landed <-chan struct{} // of one that another call has begun; otherwise all of ours have
-}
-
 // fly waits for the flights of these keys.
 func (m *many) fly(ctx context.Context, keys []string) error {
-	var waiting []awaited
+	var waiting []*flight
 	var left error
 	for {
 		if len(keys) > 0 && left == nil {
@@ -204,7 +198,7 @@ func (m *many) fly(ctx context.Context, keys []string) error {
 			}
 		}
 		keys = nil
-		waiting = slices.DeleteFunc(waiting, func(f awaited) bool {
+		waiting = slices.DeleteFunc(waiting, func(f *flight) bool {
 			if !f.over.Load() {
 				return false
 			}
@@ -222,7 +216,7 @@ func (m *many) fly(ctx context.Context, keys []string) error {
 		switch {
 		case left != nil:
 			for _, f := range waiting {
-				m.c.flights.leave(f.flight)
+				m.c.flights.leave(f)
 			}
 			return left
 		case len(keys) > 0:
@@ -231,7 +225,7 @@ func (m *many) fly(ctx context.Context, keys []string) error {
 			return nil
 		}
 		select {
-		case <-waiting[0].landed:
+		case <-m.landed(waiting[0]):
 		case <-ctx.Done():
 			left = ctx.Err()
 		case <-m.c.closing:
@@ -240,21 +234,22 @@ func (m *many) fly(ctx context.Context, keys []string) error {
 	}
 }
 
+// landed is what tells that a flight has landed, or, of those that this call has begun, all of its batch.
+func (m *many) landed(f *flight) <-chan struct{} {
+	if f.batch != nil && f.batch.by == m {
+		return f.batch.done
+	}
+	return f.landed
+}
+
 // join joins the flights of these keys, or begins them.
-func (m *many) join(ctx context.Context, keys []string, waiting []awaited) ([]awaited, error) {
+func (m *many) join(ctx context.Context, keys []string, waiting []*flight) ([]*flight, error) {
 	b := m.c.newBatch(ctx, m.co, m.load)
-	flights, err := m.c.flights.joinAll(keys, m.co.kind(), b)
+	b.by = m
+	waiting, err := m.c.flights.joinAll(keys, m.co.kind(), b, waiting)
 	if err != nil {
 		b.cancel(nil)
 		return waiting, err
-	}
-	waiting = slices.Grow(waiting, len(flights))
-	for _, f := range flights {
-		landed := b.done
-		if f.batch != b {
-			landed = f.landed
-		}
-		waiting = append(waiting, awaited{f, landed})
 	}
 	b.start()
 	return waiting, nil

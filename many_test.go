@@ -411,7 +411,7 @@ func TestManyAbandoned(t *testing.T) {
 		if cancelled != 1 {
 			t.Error("nobody waits, and it goes on")
 		}
-		if fs := p.cache.core.flights; len(fs.current)+len(fs.batches)+len(fs.loading) > 0 {
+		if p.cache.core.flights.left() > 0 {
 			t.Error("flights are left")
 		}
 	})

@@ -90,12 +90,9 @@ func (s *stress) play() {
 
 func (s *stress) nothingLeft() {
 	for _, p := range s.ps {
-		fs := p.cache.core.flights
-		fs.mu.Lock()
-		if n := len(fs.current) + len(fs.all) + len(fs.batches) + len(fs.loading); n > 0 {
+		if p.cache.core.flights.left() > 0 {
 			s.t.Errorf("%s: flights are left", p.name)
 		}
-		fs.mu.Unlock()
 		p.rds.waiters.mu.Lock()
 		if len(p.rds.waiters.m) > 0 || p.cache.core.refreshing.Load() > 0 {
 			s.t.Errorf("%s: waiters or refreshes are left", p.name)

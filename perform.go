@@ -47,7 +47,7 @@ func (c *core) waitsForItself(ctx context.Context, key string) bool {
 }
 
 func (f *flight) run(ctx context.Context) (any, error) { return f.load(ctx, f.key) }
-func (f *flight) owner() *core                         { return f.of }
+func (f *flight) owner() *core                         { return f.c }
 func (f *flight) caller() task                         { return f.parent }
 func (f *flight) keys() int                            { return 1 }
 
@@ -71,7 +71,7 @@ func (f *flight) renewWith(ctx context.Context) bool {
 	if f.lease.renew(ctx) {
 		return true
 	}
-	f.of.stats.lost.Add(1) // the load goes on: its callers want the value
+	f.c.stats.lost.Add(1) // the load goes on: its callers want the value
 	return false
 }
 
@@ -79,7 +79,7 @@ func (f *flight) renewWith(ctx context.Context) bool {
 type returned struct {
 	value     any
 	err       error
-	ended     time.Time
+	ended     int64 // on local's clock
 	took      time.Duration
 	abandoned bool // it has not returned
 }
@@ -150,7 +150,7 @@ func (c *core) judge(res *result) {
 func (c *core) perform(parent context.Context, t task, period time.Duration) (r returned) {
 	ctx, cancel := context.WithTimeout(context.WithValue(parent, loadedBy{}, t), c.opts.LoadTimeout)
 	defer cancel()
-	start := time.Now()
+	start := c.local.now()
 	var late atomic.Bool
 	done := make(chan returned, 1)
 	go guard(ctx, t, func(r returned) {
@@ -172,8 +172,8 @@ func (c *core) perform(parent context.Context, t task, period time.Duration) (r 
 	for {
 		select {
 		case r := <-done:
-			r.ended = time.Now()
-			r.took = r.ended.Sub(start)
+			r.ended = c.local.now()
+			r.took = time.Duration(r.ended - start)
 			return r
 		case <-renewals:
 			if renewed == nil { // the last one has been answered

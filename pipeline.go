@@ -19,9 +19,9 @@ type pipeline struct {
 	mu       sync.Mutex
 	most     int           // keys of a batch in one round trip; guarded by mu
 	fastest  time.Duration // round trip of a batch; guarded by mu
-	running  int        // round trips under way; guarded by mu
-	gathered int        // of those, that carry more than one command; guarded by mu
-	queue    []*request // guarded by mu
+	running  int           // round trips under way; guarded by mu
+	gathered int           // of those, that carry more than one command; guarded by mu
+	queue    []*request    // guarded by mu
 }
 
 const (

@@ -117,12 +117,20 @@ func (s *stage) close() {
 	s.w.Close()
 }
 
+// left counts what is remembered of flights.
+func (fs *flights) left() int {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	n := len(fs.all) + len(fs.batches) + len(fs.loading)
+	for _, current := range fs.current {
+		n += len(current)
+	}
+	return n
+}
+
 // nothingLeft looks into what a closed cache remembers of calls.
 func (s *stage) nothingLeft(name string, c *core) {
-	f := c.flights
-	f.mu.Lock()
-	n := len(f.current) + len(f.all) + len(f.batches) + len(f.loading)
-	f.mu.Unlock()
+	n := c.flights.left()
 	if c.redis != nil {
 		c.redis.waiters.mu.Lock()
 		n += len(c.redis.waiters.m)

@@ -163,7 +163,9 @@ func (c *core) peek(ctx context.Context, key string, co callOptions) (res *resul
 		return nil, ctx.Err()
 	}
 	err = c.detached(ctx, func(ctx context.Context) error {
-		res = c.peekInRedis(&flight{flightID: flightID{key, co.kind()}, full: c.redis.key(c.name, key), ctx: ctx, co: co})
+		f := &flight{order: &order{c: c, co: co}, flightID: flightID{key, co.kind()}, ctx: ctx}
+		f.name()
+		res = c.peekInRedis(f)
 		return nil
 	})
 	if err != nil {

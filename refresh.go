@@ -101,7 +101,7 @@ func (c *core) refreshFor(f *flight, prev *entry) {
 
 // await waits for a flight that brings what f is for, as long as f waits for others, and reports whether it has landed.
 func (c *core) await(f, other *flight) bool {
-	timer := time.NewTimer(time.Until(f.until))
+	timer := time.NewTimer(time.Duration(f.until - c.local.now()))
 	defer timer.Stop()
 	f.away()
 	defer f.back()

@@ -86,7 +86,7 @@ func (s *shift) renew() bool {
 	s.b.mu.Lock()
 	for i, f := range s.flights {
 		if f.lease != nil && !f.lease.lost {
-			senders[i] = &member{b: s.b, f: f}
+			senders[i] = &member{f: f}
 			s.b.movesLocked(senders[i])
 		}
 	}

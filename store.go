@@ -140,7 +140,7 @@ func (s *scriptStore) load(m *member, v verb, done int64) bool {
 		if v.loads.Load() > done {
 			return true, nil
 		}
-		_, err := call(m.b.ctx, s.r, s.r.timeout, func(ctx context.Context) (string, error) {
+		_, err := call(m.f.batch.ctx, s.r, s.r.timeout, func(ctx context.Context) (string, error) {
 			return v.script.Load(ctx, s.r.client).Result() // in a cluster on all nodes
 		})
 		v.loads.Add(1) // also if it failed: the text does it then

@@ -24,7 +24,7 @@ func TestRememberedWhenTagIsDeleted(t *testing.T) {
 		}
 		gate := make(chan struct{})
 		f, err := c.core.flights.join(flightID{key: "k"}, func() *flight {
-			f := &flight{of: c.core, flightID: flightID{key: "k"}, landed: make(chan struct{})}
+			f := &flight{order: &order{c: c.core}, flightID: flightID{key: "k"}, landed: make(chan struct{})}
 			f.ctx, f.cancel = context.WithCancelCause(background)
 			return f
 		}, func(f *flight) *result { // like core.run

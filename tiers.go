@@ -78,17 +78,20 @@ func (res *result) serves(began uint64, k kind) bool {
 func (c *core) newFlight(
 	ctx context.Context, id flightID, co callOptions, load func(context.Context, string) (any, error),
 ) *flight {
-	f := new(flight)
-	c.prepare(f, id, co)
-	f.load, f.parent = load, taskFrom(ctx)
-	f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	return f
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	f := &struct {
+		flight
+		its order
+	}{its: order{c: c, co: co, parent: taskFrom(ctx), load: load, cancel: cancel}}
+	f.order, f.flightID, f.ctx = &f.its, id, ctx
+	f.name()
+	return &f.flight
 }
 
-func (c *core) prepare(f *flight, id flightID, co callOptions) {
-	f.of, f.flightID, f.co = c, id, co
-	if c.redis != nil {
-		f.full = c.redis.key(c.name, id.key)
+// name gives a flight the name of its key in Redis.
+func (f *flight) name() {
+	if f.c.redis != nil {
+		f.full = f.c.redis.key(f.c.name, f.key)
 	}
 }
 
@@ -171,7 +174,7 @@ func (c *core) remembers(key string, k kind, loads bool) (res *result, refresh b
 
 // run is a flight.
 func (c *core) run(f *flight) *result {
-	f.until = time.Now().Add(c.opts.LoadTimeout + c.opts.Lease)
+	f.until = c.local.now() + int64(c.opts.LoadTimeout+c.opts.Lease)
 	if res := c.remembered(f); res != nil { // the flight before this one has just landed
 		return res
 	}
@@ -255,7 +258,7 @@ func (c *core) fill(f *flight, since epoch, res *result, encoded int, l lifetime
 		}
 		encoded = len(b)
 	}
-	left := l.fresh - time.Since(res.ended)
+	left := l.fresh - time.Duration(c.local.now()-res.ended)
 	k := filling{
 		value: res.value, negative: res.negative, tags: res.tags, encoded: encoded, cost: f.known,
 		serve: left, due: left, fresh: left, keep: c.keepFor(res.negative, left), asOf: res.began,

@@ -372,7 +372,7 @@ func (tr *trial) end() {
 			c.cancel()
 		}
 		_ = p.cache.Close()
-		if fs := p.cache.core.flights; len(fs.all)+len(fs.batches)+len(fs.loading) > 0 {
+		if p.cache.core.flights.left() > 0 {
 			tr.s.Failf("P9: flights or loads are left")
 		}
 		if n := len(p.rds.waiters.m); n > 0 {

@@ -40,7 +40,7 @@ var mutants = []mutant{
 	// Flights and memory.
 	{"memory is filled without a look at the epoch", "local.go", "		if !l.epoch(key).same(since) || old", "		if since.era > 1<<30 || old", "deletion during reads into memory"},
 	{"a flight stays in the map", "loader.go", "	fs.removeLocked(f)\n	delete(fs.all, f)", "	delete(fs.all, f)", ""},
-	{"a flight is everybody's own", "loader.go", "	f := fs.current[id]\n	if f == nil {", "	f := fs.current[id]\n	if f != nil || f == nil {\n		delete(fs.current, id)", "callers"},
+	{"a flight is everybody's own", "loader.go", "	f := fs.current[id.kind][id.key]\n	if f == nil {", "	f := fs.current[id.kind][id.key]\n	if f != nil || f == nil {\n		delete(fs.current[id.kind], id.key)", "callers"},
 	{"a result is for everybody", "tiers.go", "	case res.asOf != 0 && began >= res.asOf:", "	case res.asOf != 0 && began > 1<<60:", "deletion by another"},
 	{"a load alone is for everybody", "perform.go", "	f.loaded = result{asOf: began, began: began}", "	f.loaded = result{asOf: began << 40, began: began}", "deletion by another, a fault"},
 	{"cancellation is ignored", "tiers.go", "		case <-ctx.Done():\n			select { // a result", "		case <-(chan struct{})(nil):\n			select { // a result", "cold, a fault"},
@@ -54,14 +54,17 @@ var mutants = []mutant{
 	{"a batch waits for others with leases in hand", "company.go", "	case b.moving == 0:\n		b.sendLocked()", "	case b.moving+len(b.asleep) == 0:\n		b.sendLocked()", "batches"},
 	{"each of a batch travels alone", "company.go", "	case b.moving == 0:\n		b.sendLocked()", "	default:\n		b.sendLocked()\n	case b.moving == 0:\n		b.sendLocked()", ""},
 	{"who is woken in a batch is not moving", "company.go", "		delete(b.asleep, m)\n		b.movesLocked(m)\n", "		delete(b.asleep, m)\n", ""},
-	{"who waits in a batch is moving", "company.go", "	b.asleep[m] = struct{}{}\n	b.restsLocked(m)\n", "	b.asleep[m] = struct{}{}\n", "batches"},
+	{"who waits in a batch is moving", "company.go", "	b.asleep[m] = a\n	b.restsLocked(m)\n", "	b.asleep[m] = a\n", "batches"},
 	{"leases of a batch are not renewed", "shift.go", "		period = cmp.Or(period, f.lease.period())", "		period = 0 * f.lease.period()", ""},
 	{"the error of a key is everybody's", "shift.go", "			failed[e.Key] = cmp.Or(e.Err, err)", "			others = append(others, cmp.Or(e.Err, err))", ""},
 	{"what a batch does not bring is an error", "shift.go", "			all[i].err = ErrNotFound", "			all[i].err = errReply", ""},
 	{"a batch goes on for nobody", "loader.go", "	} else if f.callers > 0 {\n		fs.unwantedLocked(b)\n	}", "	}", ""},
 	{"a batch ends with its first caller", "loader.go", "	if b.wanted--; b.wanted > 0 || !b.c.opts", "	if b.wanted--; !b.c.opts", ""},
-	{"a batch does not join", "loader.go", "		case f == nil:\n			f = b.add(id)", "		case f == nil || f.batch != b:\n			f = b.add(id)", ""},
+	{"a batch does not join", "loader.go", "		case f == nil:\n			f = b.add(flightID{key, k})", "		case f == nil || f.batch != b:\n			f = b.add(flightID{key, k})", ""},
 	{"what a batch has found due is forgotten", "batch.go", "	b.scatter(append(rest, missed...), c.run)\n	b.mu.Lock()\n	defer b.mu.Unlock()\n	b.goLocked()", "	b.scatter(append(rest, missed...), c.run)", ""},
+	{"round trips of batches do not shrink", "pipeline.go", "			p.most = n / 2", "			p.most = n", ""},
+	{"the rest of a batch is sent to a server that does not answer", "pipeline.go", "				req.err = err\n			}\n			return\n", "			}\n", ""},
+	{"a slot is lost when its flight is forgotten", "loader.go", "		if f.entered {\n			fs.changeLocked(f, 1, 0)\n		}\n", "", ""},
 	{"lost scripts are sent for each key", "store.go", "			full = !together || loads < 0 || !s.load(m, v, loads)", "			full = true", ""},
 
 	// Freshness.
