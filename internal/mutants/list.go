@@ -63,7 +63,7 @@ var mutants = []mutant{
 	{"a batch does not join", "loader.go", "		case f == nil:\n			f = b.add(flightID{key, k})", "		case f == nil || f.batch != b:\n			f = b.add(flightID{key, k})", ""},
 	{"what a batch has found due is forgotten", "batch.go", "	b.scatter(append(rest, missed...), c.run)\n	b.mu.Lock()\n	defer b.mu.Unlock()\n	b.goLocked()", "	b.scatter(append(rest, missed...), c.run)", ""},
 	{"round trips of batches do not shrink", "pipeline.go", "			p.most = n / 2", "			p.most = n", ""},
-	{"the rest of a batch is sent to a server that does not answer", "pipeline.go", "				req.err = err\n			}\n			return\n", "			}\n", ""},
+	{"the rest of a batch is sent to a server that does not answer", "pipeline.go", "				req.err = err\n			}\n			return\n", "				req.err = err\n			}\n", ""},
 	{"a slot is lost when its flight is forgotten", "loader.go", "		if f.entered {\n			fs.changeLocked(f, 1, 0)\n		}\n", "", ""},
 	{"lost scripts are sent for each key", "store.go", "			full = !together || loads < 0 || !s.load(m, v, loads)", "			full = true", ""},
 
