@@ -168,7 +168,7 @@ func (p *player) refresh() {
 			return
 		}
 		p.remember("refreshes " + tr.net.state())
-		f := &flight{flightID: flightID{key: trialKey}, full: trialFull, ctx: context.Background()}
+		f := &flight{order: &order{c: p.cache.core}, flightID: flightID{key: trialKey}, full: trialFull, ctx: context.Background()}
 		f.load = func(ctx context.Context, key string) (any, error) { return p.load(ctx, key) }
 		_ = refreshNow(p.cache.core, f, h.ID)
 	}()
