@@ -35,7 +35,8 @@ import (
 //
 // Values are shared by all callers and are not copied: treat them as read-only.
 type Cache[V any] struct {
-	core *core
+	core   *core
+	memory *memory[V] // that core has; nil if there is none
 }
 
 // core is a Cache without its type: the tiers and what a call does in them.
@@ -72,12 +73,16 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 		coder: newCoder[V](&full), local: newLocal(&full), flights: newFlights(),
 		draws: rand.Uint64(), chance: chance, soon: soon, closing: make(chan struct{}),
 	}
+	cache := &Cache[V]{core: c, memory: newMemory[V](&full)}
+	if cache.memory != nil {
+		c.local.memory = cache.memory
+	}
 	c.undone.c = c
 	if c.redis != nil {
 		c.store = c.redis.store
 		c.redis.register(name, c)
 	}
-	return &Cache[V]{c}, nil
+	return cache, nil
 }
 
 // GetOrLoad returns the value of key: from memory, else from Redis, else from loader, which then runs once however many
@@ -92,13 +97,12 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 // an error at once; with another context, or where two loaders that others began wait for each other's keys, LoadTimeout
 // ends the waiting.
 func (c *Cache[V]) GetOrLoad(ctx context.Context, key string, loader Loader[V], opts ...CallOption) (V, error) {
-	if e, ok := c.core.local.get(key); ok {
-		c.core.stats.localHits.Add(1)
-		v, _ := e.value.(V) // no V only if it is an interface and nil
-		if e.negative {
-			return v, ErrNotFound
+	if s, there := c.memory.get(key); there && c.core.local.serves(s.glance) {
+		c.core.stats.localHits.add(1)
+		if s.negative {
+			return s.value, ErrNotFound
 		}
-		return v, nil
+		return s.value, nil
 	}
 	return c.getOrLoad(ctx, key, loader, opts)
 }
@@ -116,10 +120,9 @@ func (c *Cache[V]) getOrLoad(ctx context.Context, key string, loader Loader[V], 
 // not in the background either, and never waits for a load. It
 // blocks for one command, at most RedisOptions.Timeout and not longer than ctx. Whatever goes wrong is a miss.
 func (c *Cache[V]) Get(ctx context.Context, key string) (V, bool) {
-	if e, ok := c.core.local.get(key); ok {
-		c.core.stats.localHits.Add(1)
-		v, _ := e.value.(V)
-		return v, !e.negative
+	if s, there := c.memory.get(key); there && c.core.local.serves(s.glance) {
+		c.core.stats.localHits.add(1)
+		return s.value, !s.negative
 	}
 	value, err := c.core.onlyCached(ctx, key, callOptions{})
 	v, _ := value.(V)
@@ -208,7 +211,7 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 		return errTagsOff
 	}
 	f := &flight{order: &order{c: c, co: co}, flightID: flightID{key: key}}
-	if e := c.local.find(key); e != nil {
+	if e, _ := c.local.find(key); e != nil {
 		f.known = e.cost.Unpack()
 	}
 	res := &result{value: value}

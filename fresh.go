@@ -214,7 +214,7 @@ func (c *core) keepFor(negative bool, fresh time.Duration) time.Duration {
 // kept makes an entry of what is in memory and may be served, now or if a load fails, or nothing.
 func (c *core) kept(key string) *entry {
 	asOf := c.ticks.Add(1)
-	e := c.local.find(key)
+	e, value := c.local.find(key)
 	if e == nil || e.negative {
 		return nil
 	}
@@ -226,7 +226,7 @@ func (c *core) kept(key string) *entry {
 		return nil
 	}
 	old := &entry{
-		res: &result{value: e.value, stale: now >= fresh, asOf: asOf}, cost: e.cost.Unpack(),
+		res: &result{value: value, stale: now >= fresh, asOf: asOf}, cost: e.cost.Unpack(),
 		at: time.Now(), left: time.Duration(fresh - now), fresh: now < fresh,
 	}
 	if c.failures.failing(key) {

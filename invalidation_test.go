@@ -146,7 +146,7 @@ func TestRealServerInvalidateInMidLoad(t *testing.T) {
 					<-first
 					see()
 					for _, c := range caches {
-						if e, ok := c.core.local.get(key); ok && e.value != 2 {
+						if e, ok := c.core.local.get(key); ok && e != 2 {
 							old.Add(1)
 						}
 					}
@@ -188,12 +188,12 @@ func TestRealServerMemoriesForget(t *testing.T) {
 					for _, c := range caches[1:] {
 						eventually(t, "forgotten", func() bool {
 							for time.Since(returned) < 5*time.Millisecond { // eventually looks every 5 ms
-								if e, ok := c.core.local.get(key); !ok || e.value != 1 {
+								if e, ok := c.core.local.get(key); !ok || e != 1 {
 									return true
 								}
 							}
 							e, ok := c.core.local.get(key)
-							return !ok || e.value != 1
+							return !ok || e != 1
 						})
 						lags = append(lags, time.Since(returned))
 					}

@@ -6,17 +6,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/maypok86/otter/v2"
-
 	"github.com/bellwether-go/cache/internal/early"
 )
 
-// local is the first tier: decoded values in this process, in an otter cache without its expiry, loading and
-// statistics, which would double the cost of a hit. Reads take no lock and allocate nothing.
+// local is the first tier: what this process remembers, and for how long.
 type local struct {
-	entries *otter.Cache[string, *localEntry] // nil if the tier is off
-	started time.Time
-	weigh   func(key string, encoded int) uint32
+	clock
+	memory tier // nil if there is none
+	weigh  func(key string, encoded int) uint32
 
 	// The invalidation epochs. An entry is stored only if its key's epoch has not moved since before the read or
 	// the ACQUIRE that produced it. Keys share counters: a false match costs a fill, never a stale value.
@@ -34,9 +31,8 @@ type tagTimes struct {
 	times [4096]atomic.Uint64
 }
 
-// localEntry is what memory has under a key. Times are those of local's clock.
+// localEntry is what memory has under a key, beside the value. Times are those of local's clock.
 type localEntry struct {
-	value    any
 	due      atomic.Int64 // until then there is nothing to do but serve it; 0 if it is stale
 	until    int64        // until then it is served without asking Redis
 	more     *localMore   // nil if it has nothing of it
@@ -68,21 +64,20 @@ func (e epoch) same(other epoch) bool {
 	return e.era == other.era && e.gaps == other.gaps && e.key == other.key
 }
 
+// weights is what all entries together may weigh.
+const weights = 1 << 31
+
+// newLocal makes a local without its memory.
 func newLocal(o *Options) *local {
-	l := &local{started: time.Now(), seed: maphash.MakeSeed()}
+	l := &local{clock: clock{started: time.Now()}, seed: maphash.MakeSeed()}
 	if o.Tags {
 		l.tags = new(tagTimes)
 	}
-	if o.Redis != nil && o.LocalTTL < 0 {
-		return l
-	}
-	var oo otter.Options[string, *localEntry]
 	if o.LocalBytes > 0 {
-		// Both bounds in one: an entry weighs the larger of its shares of them, in units of 1/scale.
-		const scale = 1 << 31
+		// Both bounds in one: an entry weighs the larger of its shares of them.
 		least := uint64(1)
 		if o.LocalEntries > 0 {
-			least = max(scale/uint64(o.LocalEntries), 1)
+			least = max(weights/uint64(o.LocalEntries), 1)
 		}
 		bytes := uint64(o.LocalBytes)
 		l.weigh = func(key string, encoded int) uint32 {
@@ -90,14 +85,9 @@ func newLocal(o *Options) *local {
 			if n >= bytes {
 				return math.MaxUint32 // heavier than the cache: not kept
 			}
-			return uint32(max(uint64(float64(n)/float64(bytes)*scale), least))
+			return uint32(max(uint64(float64(n)/float64(bytes)*weights), least))
 		}
-		oo.MaximumWeight = scale
-		oo.Weigher = func(_ string, e *localEntry) uint32 { return e.weight }
-	} else if o.LocalEntries > 0 {
-		oo.MaximumSize = o.LocalEntries
 	}
-	l.entries = otter.Must(&oo)
 	return l
 }
 
@@ -105,25 +95,26 @@ func newLocal(o *Options) *local {
 // 127 to 135 bytes of heap were measured on a 64-bit machine, and 48 more where entries may be stale.
 const entryOverhead = 135
 
-// now is the time on the clock of localEntry.until: monotonic nanoseconds.
-func (l *local) now() int64 { return int64(time.Since(l.started)) }
-
-// get returns an entry that is fresh and need not be refreshed.
-func (l *local) get(key string) (*localEntry, bool) {
-	e := l.find(key)
-	return e, e != nil && l.now() < e.due.Load()
+// serves reports whether an entry is fresh, was not invalidated, and need not be refreshed.
+func (l *local) serves(g glance) bool {
+	return !g.tagged && g.era == l.era.Load() && l.before(g.sooner) || l.valid(g.localEntry) && l.before(g.due.Load())
 }
 
-// find returns an entry of whatever age that was not invalidated, or nil.
-func (l *local) find(key string) *localEntry {
-	if l.entries == nil {
-		return nil
+// valid reports whether an entry was not invalidated.
+func (l *local) valid(e *localEntry) bool {
+	return e.era == l.era.Load() && (e.more == nil || !e.more.outdated())
+}
+
+// find returns an entry of whatever age that was not invalidated, or nil, and its value.
+func (l *local) find(key string) (*localEntry, any) {
+	if l.memory == nil {
+		return nil, nil
 	}
-	e, ok := l.entries.GetIfPresent(key)
-	if !ok || e.era != l.era.Load() || e.more.outdated() {
-		return nil
+	e, value := l.memory.find(key)
+	if e == nil || !l.valid(e) {
+		return nil, nil
 	}
-	return e
+	return e, value
 }
 
 // claim tells one of many callers that find e due that it is the one that refreshes it.
@@ -134,7 +125,7 @@ func (l *local) claim(e *localEntry) bool {
 
 // rearm makes a fresh entry due again after a refresh has failed.
 func (l *local) rearm(key string, pause time.Duration) {
-	if e := l.find(key); e != nil && !e.stale {
+	if e, _ := l.find(key); e != nil && !e.stale {
 		e.due.Store(min(l.now()+int64(pause), e.until))
 	}
 }
@@ -145,9 +136,6 @@ func (l *local) barrier(tag string) *atomic.Uint64 {
 
 // outdated reports whether one of the tags was deleted since.
 func (m *localMore) outdated() bool {
-	if m == nil {
-		return false
-	}
 	for _, b := range m.barriers {
 		if b.Load() > m.at {
 			return true
@@ -210,13 +198,12 @@ type filling struct {
 // fill stores an entry unless the key was invalidated since. The check and the store are one step for
 // drop: it either comes first and is seen here, or waits for the entry and removes it.
 func (l *local) fill(key string, since epoch, f *filling) {
-	if l.entries == nil || f.serve <= 0 {
+	if l.memory == nil || f.serve <= 0 {
 		return
 	}
 	now := l.now()
 	e := &localEntry{
-		value: f.value, negative: f.negative, stale: f.stale, until: now + int64(f.serve), era: since.era,
-		cost: f.cost.Pack(), asOf: f.asOf,
+		negative: f.negative, stale: f.stale, until: now + int64(f.serve), era: since.era, cost: f.cost.Pack(), asOf: f.asOf,
 	}
 	if !f.stale {
 		e.due.Store(now + int64(min(f.due, f.serve)))
@@ -232,11 +219,8 @@ func (l *local) fill(key string, since epoch, f *filling) {
 			return
 		}
 	}
-	l.entries.Compute(key, func(old *localEntry, _ bool) (*localEntry, otter.ComputeOp) {
-		if !l.epoch(key).same(since) || old != nil && old.era == e.era && old.asOf > e.asOf {
-			return old, otter.CancelOp
-		}
-		return e, otter.WriteOp
+	l.memory.put(key, e, f.value, func(old *localEntry) bool {
+		return l.epoch(key).same(since) && (old == nil || old.era != e.era || old.asOf <= e.asOf)
 	})
 }
 
@@ -246,8 +230,8 @@ func (l *local) drop(key string) epoch {
 	if l.tags != nil {
 		began.tags = l.tags.clock.Load()
 	}
-	if l.entries != nil {
-		l.entries.Invalidate(key)
+	if l.memory != nil {
+		l.memory.remove(key)
 	}
 	return began
 }
@@ -259,7 +243,7 @@ func (l *local) gap() { l.gaps.Add(1) }
 // dropAll invalidates everything.
 func (l *local) dropAll() {
 	l.era.Add(1)
-	if l.entries != nil {
-		l.entries.InvalidateAll()
+	if l.memory != nil {
+		l.memory.removeAll()
 	}
 }

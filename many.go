@@ -37,24 +37,24 @@ func (c *Cache[V]) GetOrLoadMany(
 	ctx context.Context, keys []string, loader BatchLoader[V], opts ...CallOption,
 ) (map[string]V, error) {
 	found := make(map[string]V, len(keys))
-	local := c.core.local
-	now := local.now()
 	var missing, old []string
 	for i, key := range keys {
-		e := local.find(key)
+		s, there := c.memory.get(key)
 		switch {
-		case e == nil:
+		case there && c.core.local.serves(s.glance):
+			if !s.negative {
+				found[key] = s.value
+			}
+		case there && c.core.local.valid(s.localEntry):
+			old = append(old, key)
+		default:
 			if missing == nil {
 				missing = make([]string, 0, len(keys)-i)
 			}
 			missing = append(missing, key)
-		case now >= e.due.Load():
-			old = append(old, key)
-		case !e.negative:
-			found[key], _ = e.value.(V) // no V only if it is an interface and nil
 		}
 	}
-	c.core.stats.localHits.Add(uint64(len(keys) - len(missing) - len(old)))
+	c.core.stats.localHits.add(uint64(len(keys) - len(missing) - len(old)))
 	if missing == nil && old == nil {
 		return found, nil
 	}

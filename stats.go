@@ -44,7 +44,8 @@ type Stats struct {
 }
 
 type stats struct {
-	localHits, redisHits                                                  atomic.Uint64
+	localHits                                                             adder
+	redisHits                                                             atomic.Uint64
 	batchLoads, loads, loadErrors, panics, abandoned, lateLoads, unleased atomic.Uint64
 	leases, takeovers, lost, rejected, uncached                           atomic.Uint64
 	waits, waitTimeouts, wakes, polls, rounds                             atomic.Uint64
@@ -55,7 +56,7 @@ type stats struct {
 
 func (s *stats) snapshot() Stats {
 	return Stats{
-		LocalHits: s.localHits.Load(), RedisHits: s.redisHits.Load(), StaleHits: s.staleHits.Load(),
+		LocalHits: s.localHits.load(), RedisHits: s.redisHits.Load(), StaleHits: s.staleHits.Load(),
 		Refreshes: s.refreshes.Load(), RefreshesSkipped: s.refreshesSkipped.Load(), LoadsPostponed: s.postponed.Load(),
 		Loads: s.loads.Load(), BatchLoads: s.batchLoads.Load(), LoadErrors: s.loadErrors.Load(), LoadPanics: s.panics.Load(),
 		LoadsAbandoned: s.abandoned.Load(), LateLoads: s.lateLoads.Load(), LoadsUnleased: s.unleased.Load(),

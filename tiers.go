@@ -148,11 +148,11 @@ func (c *core) remembers(key string, k kind, loads bool) (res *result, refresh b
 	if k == forced {
 		return nil, false
 	}
-	e := c.local.find(key)
+	e, value := c.local.find(key)
 	if e == nil {
 		return nil, false
 	}
-	res = &result{value: e.value, negative: e.negative, stale: e.stale}
+	res = &result{value: value, negative: e.negative, stale: e.stale}
 	switch {
 	case c.local.now() < e.until:
 		if e.stale && k == strict {
@@ -168,7 +168,7 @@ func (c *core) remembers(key string, k kind, loads bool) (res *result, refresh b
 	default:
 		return nil, false
 	}
-	c.stats.localHits.Add(1)
+	c.stats.localHits.add(1)
 	return res, refresh
 }
 
@@ -230,7 +230,7 @@ func (c *core) enterAlone(f *flight) *result {
 // remembered makes a result of what is in memory, and learns from it what loads cost.
 func (c *core) remembered(f *flight) *result {
 	asOf := c.ticks.Add(1)
-	e := c.local.find(f.key)
+	e, value := c.local.find(f.key)
 	if e == nil {
 		return nil
 	}
@@ -238,8 +238,8 @@ func (c *core) remembered(f *flight) *result {
 	if f.kind > strict || c.local.now() >= e.until || e.stale && f.kind == strict {
 		return nil
 	}
-	c.stats.localHits.Add(1)
-	return &result{value: e.value, negative: e.negative, stale: e.stale, asOf: asOf}
+	c.stats.localHits.add(1)
+	return &result{value: value, negative: e.negative, stale: e.stale, asOf: asOf}
 }
 
 // fill stores a loaded result in memory. encoded is its size, -1 if it is not known; id is its name in Redis, if any.

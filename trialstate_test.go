@@ -74,11 +74,11 @@ func (p *player) remains() string {
 		return "gone"
 	}
 	memory := ""
-	if e := p.cache.core.local.find(trialKey); e != nil {
-		memory = fmt.Sprint(e.value, e.until, e.stale)
+	if e, value := p.cache.core.local.find(trialKey); e != nil {
+		memory = fmt.Sprint(value, e.until, e.stale)
 	}
-	if e := p.cache.core.local.find(otherKey); e != nil {
-		memory += fmt.Sprint(" and ", e.value, e.until)
+	if e, value := p.cache.core.local.find(otherKey); e != nil {
+		memory += fmt.Sprint(" and ", value, e.until)
 	}
 	if err, failed := p.cache.core.failures.last(trialKey); failed {
 		memory += fmt.Sprint(err, " until ", p.cache.core.failures.m[trialKey].until)

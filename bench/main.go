@@ -6,14 +6,17 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"regexp"
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -21,14 +24,18 @@ import (
 // contender does something in its own way.
 type contender struct {
 	name   string
-	module string                    // of what it shows; empty: this repository
-	setUp  func() (op, close func()) // op is measured; it may be called again and again
+	module string // of what it shows; empty: this repository, or the standard library
+	setUp  func() (play player, done func())
 }
 
-// contest is what contenders are compared in. The first one is the measure of the others.
+// player does it, for a while or once, and returns what it took, one number for each column of the contest.
+type player func(slice time.Duration) []float64
+
+// contest is what contenders are compared in, by the first column. The first contender is the measure of the others.
 type contest struct {
 	name       string
-	per        int // operations that a call of op counts for
+	columns    []string
+	rounds     int // 0: as many as there are by default
 	contenders []contender
 }
 
@@ -50,7 +57,7 @@ func main() {
 	}
 }
 
-func contests() []contest { return many() }
+func contests() []contest { return slices.Concat(hits(), many(), memory()) }
 
 // conditions says where it is measured, and what.
 func conditions(w io.Writer) {
@@ -69,69 +76,80 @@ func (c *contest) shows(module string) bool {
 	return slices.ContainsFunc(c.contenders, func(c contender) bool { return c.module == module })
 }
 
-// result is what one operation costs.
-type result struct{ ns, allocs, bytes float64 }
-
 func (c *contest) run(w io.Writer, rounds int, slice time.Duration) {
-	type player struct {
-		op    func()
-		close func()
-		took  []result
-	}
-	players := make([]player, len(c.contenders))
+	rounds = cmp.Or(c.rounds, rounds)
+	plays := make([]player, len(c.contenders))
+	took := make([][][]float64, len(c.contenders)) // by contender, column and round
 	for i, c := range c.contenders {
-		players[i].op, players[i].close = c.setUp()
-		players[i].op() // caches are warm, and code is there
+		play, done := c.setUp()
+		defer done()
+		play(0) // caches are warm, and code is there
+		plays[i] = play
+	}
+	for i := range took {
+		took[i] = make([][]float64, len(c.columns)+1)
 	}
 	for round := range rounds {
-		for i := range players {
-			p := &players[(i+round)%len(players)]
-			p.took = append(p.took, measure(p.op, slice, c.per))
+		now := make([][]float64, len(plays))
+		for n := range plays {
+			i := (n + round) % len(plays)
+			runtime.GC()
+			now[i] = plays[i](slice)
+		}
+		for i, columns := range now {
+			for n, x := range columns {
+				took[i][n+1] = append(took[i][n+1], x)
+			}
+			took[i][0] = append(took[i][0], columns[0]/now[0][0])
 		}
 	}
 	fmt.Fprintf(w, "\n%s\n", c.name)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "\tns\tratio\tallocs\tbytes\t")
-	var first float64
-	for i := range players {
-		ns := median(players[i].took, func(r result) float64 { return r.ns })
-		if i == 0 {
-			first = ns
+	fmt.Fprintf(table, "\tratio\t%s\t\n", strings.Join(c.columns, "\t"))
+	for i, columns := range took {
+		fmt.Fprintf(table, "%s\t%.2f\t", c.contenders[i].name, median(columns[0]))
+		for _, column := range columns[1:] {
+			fmt.Fprintf(table, "%s\t", short(median(column)))
 		}
-		fmt.Fprintf(table, "%s\t%.0f\t%.2f\t%.1f\t%.0f\t\n", c.contenders[i].name, ns, ns/first,
-			median(players[i].took, func(r result) float64 { return r.allocs }),
-			median(players[i].took, func(r result) float64 { return r.bytes }))
-		players[i].close()
+		fmt.Fprintln(table)
 	}
 	table.Flush()
 }
 
-// measure calls op for a while.
-func measure(op func(), slice time.Duration, per int) result {
-	runtime.GC()
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	began := time.Now()
-	n := 0
-	for time.Since(began) < slice {
-		op()
-		n += per
+// short has three digits that count, or all that are before the point.
+func short(x float64) string {
+	switch {
+	case x >= 100 || x == math.Trunc(x):
+		return fmt.Sprintf("%.0f", x)
+	case x >= 10:
+		return fmt.Sprintf("%.1f", x)
 	}
-	took := time.Since(began)
-	runtime.ReadMemStats(&after)
-	ops := float64(n)
-	return result{
-		ns:     float64(took.Nanoseconds()) / ops,
-		allocs: float64(after.Mallocs-before.Mallocs) / ops,
-		bytes:  float64(after.TotalAlloc-before.TotalAlloc) / ops,
+	return fmt.Sprintf("%.2f", x)
+}
+
+// each repeats op, which is so many operations, and tells what one of them takes: ns, allocations and bytes.
+func each(per int, op func()) player {
+	return func(slice time.Duration) []float64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		began := time.Now()
+		n := per
+		for op(); time.Since(began) < slice; n += per {
+			op()
+		}
+		took := time.Since(began)
+		runtime.ReadMemStats(&after)
+		ops := float64(n)
+		return []float64{
+			float64(took.Nanoseconds()) / ops, float64(after.Mallocs-before.Mallocs) / ops,
+			float64(after.TotalAlloc-before.TotalAlloc) / ops,
+		}
 	}
 }
 
-func median(all []result, of func(result) float64) float64 {
-	values := make([]float64, len(all))
-	for i, r := range all {
-		values[i] = of(r)
-	}
-	slices.Sort(values)
+var perOperation = []string{"ns", "allocs", "bytes"}
+
+func median(values []float64) float64 {
+	values = slices.Sorted(slices.Values(values))
 	return values[len(values)/2]
 }

@@ -53,29 +53,29 @@ func many() []contest {
 		{"1,000 keys at once, not in memory, per key", all},
 		{"1,000 keys at once, half of them in memory, per key", half},
 	} {
-		cs = append(cs, contest{c.name, batchKeys, []contender{
-			{"this package", "", func() (func(), func()) { return ours(c.keys) }},
-			{"otter BulkGet", "github.com/maypok86/otter/v2", func() (func(), func()) { return otters(c.keys) }},
-			{"sturdyc GetOrFetchBatch", "github.com/viccon/sturdyc", func() (func(), func()) { return sturdycs(c.keys) }},
+		cs = append(cs, contest{name: c.name, columns: perOperation, contenders: []contender{
+			{"this package", "", func() (player, func()) { return ours(c.keys) }},
+			{"otter BulkGet", "github.com/maypok86/otter/v2", func() (player, func()) { return otters(c.keys) }},
+			{"sturdyc GetOrFetchBatch", "github.com/viccon/sturdyc", func() (player, func()) { return sturdycs(c.keys) }},
 		}})
 	}
 	return cs
 }
 
 // inTurn calls f with one batch after the other.
-func inTurn(batches [][]string, f func(ctx context.Context, keys []string) (map[string]user, error)) func() {
+func inTurn(batches [][]string, f func(ctx context.Context, keys []string) (map[string]user, error)) player {
 	ctx := context.Background()
 	n := 0
-	return func() {
+	return each(batchKeys, func() {
 		users, err := f(ctx, batches[n%len(batches)])
 		if err != nil || len(users) != batchKeys {
 			panic(fmt.Sprintf("got %d values, %v", len(users), err))
 		}
 		n++
-	}
+	})
 }
 
-func ours(batches [][]string) (op, done func()) {
+func ours(batches [][]string) (player, func()) {
 	c, err := cache.New[user]("user", cache.Options{TTL: time.Hour, LocalEntries: capacity})
 	if err != nil {
 		panic(err)
@@ -85,7 +85,7 @@ func ours(batches [][]string) (op, done func()) {
 	}), func() { _ = c.Close() }
 }
 
-func otters(batches [][]string) (op, done func()) {
+func otters(batches [][]string) (player, func()) {
 	c := otter.Must(&otter.Options[string, user]{
 		MaximumSize: capacity, ExpiryCalculator: otter.ExpiryWriting[string, user](time.Hour),
 	})
@@ -95,7 +95,7 @@ func otters(batches [][]string) (op, done func()) {
 	}), func() { c.StopAllGoroutines() }
 }
 
-func sturdycs(batches [][]string) (op, done func()) {
+func sturdycs(batches [][]string) (player, func()) {
 	const shards, evicted = 64, 10 // percent
 	c := sturdyc.New[user](capacity, shards, time.Hour, evicted)
 	return inTurn(batches, func(ctx context.Context, keys []string) (map[string]user, error) {

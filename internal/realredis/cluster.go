@@ -6,14 +6,13 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
-	"testing"
 	"time"
 )
 
 const slots = 16384
 
 // StartCluster starts n masters that share the slots.
-func StartCluster(t testing.TB, n int) (nodes []*Server) {
+func StartCluster(t T, n int) (nodes []*Server) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

@@ -13,17 +13,28 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
+// T is what is used of testing.TB, so that programs can start servers too.
+type T interface {
+	Helper()
+	Cleanup(f func())
+	TempDir() string
+	Log(args ...any)
+	Error(args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Skipf(format string, args ...any)
+}
+
 // Server is a redis-server on loopback. It ends with its test.
 type Server struct {
 	Addr string
 
-	t    testing.TB
+	t    T
 	path string
 	args []string
 	env  []string
@@ -35,13 +46,13 @@ type Server struct {
 }
 
 // Start starts a server without persistence. More arguments are as on its command line.
-func Start(t testing.TB, args ...string) *Server {
+func Start(t T, args ...string) *Server {
 	t.Helper()
 	return start(t, &Server{t: t, args: args})
 }
 
 // StartWithClock is Start for a server whose clock can be set, by libfaketime. Without that its clock stays where it is.
-func StartWithClock(t testing.TB, args ...string) *Server {
+func StartWithClock(t T, args ...string) *Server {
 	t.Helper()
 	found, _ := filepath.Glob("/usr/lib/*/faketime/libfaketime.so.1")
 	if len(found) == 0 {
@@ -63,7 +74,7 @@ func StartWithClock(t testing.TB, args ...string) *Server {
 }
 
 // StartWithTLS is Start for a server that listens with TLS besides, at the address it returns.
-func StartWithTLS(t testing.TB, certificate, key string, args ...string) (s *Server, addr string) {
+func StartWithTLS(t T, certificate, key string, args ...string) (s *Server, addr string) {
 	t.Helper()
 	// A server without TLS stumbles over the first option, the others over the second.
 	if out, _ := exec.Command(binary(t), "--tls-port", "0", "--no-such-option").CombinedOutput(); bytes.Contains(out, []byte("tls-port")) {
@@ -81,7 +92,7 @@ func StartWithTLS(t testing.TB, certificate, key string, args ...string) (s *Ser
 }
 
 // binary is the server's path.
-func binary(t testing.TB) string {
+func binary(t T) string {
 	t.Helper()
 	path, err := exec.LookPath(cmp.Or(os.Getenv("CACHE_REDIS_SERVER"), "redis-server"))
 	if err != nil {
@@ -106,7 +117,7 @@ func (s *Server) SetClock(d time.Duration) {
 func required() bool { return os.Getenv("CACHE_REQUIRE_REDIS") == "1" }
 
 // missing skips a test that needs what is not here, or fails it.
-func missing(t testing.TB, what string, err error) {
+func missing(t T, what string, err error) {
 	t.Helper()
 	if required() {
 		t.Fatalf("CACHE_REQUIRE_REDIS is 1, and there is no %s: %v", what, err)
@@ -114,7 +125,7 @@ func missing(t testing.TB, what string, err error) {
 	t.Skipf("SKIPPED: needs %s: %v", what, err)
 }
 
-func start(t testing.TB, s *Server) *Server {
+func start(t T, s *Server) *Server {
 	t.Helper()
 	s.path = binary(t)
 	t.Cleanup(s.Kill)

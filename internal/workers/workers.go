@@ -1,4 +1,5 @@
-// Package workers lets a test binary run itself several times, as processes that begin together and report what came of it.
+// Package workers lets a program, or a test binary, run itself several times, as processes that begin together and report what
+// came of it.
 package workers
 
 import (
@@ -9,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"sync"
-	"testing"
 
 	"github.com/bellwether-go/cache/internal/realredis"
 )
@@ -17,8 +17,8 @@ import (
 // variable holds a worker's job, and makes the test binary a worker.
 const variable = "CACHE_WORKER"
 
-// Main is what TestMain calls: it runs the tests, or, in a worker, work.
-func Main[J any](m *testing.M, work func(j J) error) {
+// Main is what main or TestMain calls: it runs m, a *testing.M for instance, or, in a worker, work.
+func Main[J any](m interface{ Run() (code int) }, work func(j J) error) {
 	spec := os.Getenv(variable)
 	if spec == "" {
 		os.Exit(m.Run())
@@ -50,7 +50,7 @@ func Ready() (report func(any) error, err error) {
 }
 
 // Run runs n workers that have the same job, and returns their reports. They end with the test.
-func Run[R any](t testing.TB, n int, job any) []R {
+func Run[R any](t realredis.T, n int, job any) []R {
 	t.Helper()
 	spec, err := json.Marshal(job)
 	if err != nil {

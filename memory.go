@@ -1,0 +1,172 @@
+package cache
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/maypok86/otter/v2"
+)
+
+// What is on the path of a hit in memory: nothing here takes a lock, allocates, or writes to what other cores read.
+
+// memory is the store of the first tier: decoded values, in an otter cache without its expiry, loading and statistics.
+type memory[V any] struct {
+	entries *otter.Cache[string, slot[V]]
+}
+
+// slot is an entry and its value. Both are in otter's own node, with as little besides as a hit has to look at: each cache
+// line that it touches, and each word that is copied on the way up, counts.
+type slot[V any] struct {
+	glance
+	value V
+}
+
+// glance is what a hit has to know.
+type glance struct {
+	sooner int64 // not after the entry is due for the first time
+	*localEntry
+	era      uint32
+	negative bool
+	tagged   bool
+}
+
+// tier is a memory without the type of its values.
+type tier interface {
+	// find returns an entry of whatever age, and its value; nil if there is nothing.
+	find(key string) (*localEntry, any)
+	// put stores an entry unless may says no, which is told of what is there, nil if nothing is. Nothing happens to the key
+	// between the two.
+	put(key string, e *localEntry, value any, may func(old *localEntry) bool)
+	remove(key string)
+	removeAll()
+}
+
+func newMemory[V any](o *Options) *memory[V] {
+	if o.Redis != nil && o.LocalTTL < 0 {
+		return nil
+	}
+	var oo otter.Options[string, slot[V]]
+	if o.LocalBytes > 0 {
+		oo.MaximumWeight = weights
+		oo.Weigher = func(_ string, s slot[V]) uint32 { return s.weight }
+	} else if o.LocalEntries > 0 {
+		oo.MaximumSize = o.LocalEntries
+	}
+	return &memory[V]{otter.Must(&oo)}
+}
+
+// get returns an entry of whatever age.
+func (m *memory[V]) get(key string) (s slot[V], there bool) {
+	if m == nil {
+		return s, false
+	}
+	return m.entries.GetIfPresent(key)
+}
+
+func (m *memory[V]) find(key string) (*localEntry, any) {
+	s, there := m.entries.GetIfPresent(key)
+	switch {
+	case !there:
+		return nil, nil
+	case s.negative:
+		return s.localEntry, nil
+	}
+	return s.localEntry, s.value
+}
+
+func (m *memory[V]) put(key string, e *localEntry, value any, may func(old *localEntry) bool) {
+	s := slot[V]{glance: glance{e.due.Load(), e, e.era, e.negative, e.more != nil}}
+	s.value, _ = value.(V) // no V only if it is an interface and nil
+	m.entries.Compute(key, func(old slot[V], _ bool) (slot[V], otter.ComputeOp) {
+		if !may(old.localEntry) {
+			return old, otter.CancelOp
+		}
+		return s, otter.WriteOp
+	})
+}
+
+func (m *memory[V]) remove(key string) { m.entries.Invalidate(key) }
+func (m *memory[V]) removeAll()        { m.entries.InvalidateAll() }
+
+// clock is the time since it was made, monotonic. To read the time takes about as long as all the rest of a hit; so while there are
+// hits a timer does it for them.
+type clock struct {
+	started time.Time
+	seen    atomic.Int64 // the time a moment ago; 0: nobody looks
+	used    atomic.Bool  // since then
+
+	mu    sync.Mutex
+	timer *time.Timer // guarded by mu
+}
+
+// clockStep is the time between two looks of the timer.
+const clockStep = 10 * time.Millisecond
+
+// now is exact.
+func (k *clock) now() int64 { return int64(time.Since(k.started)) }
+
+// before reports whether t is still to come. If the timer is late, because the machine is short of processors, it may be so late.
+func (k *clock) before(t int64) bool {
+	if seen := k.seen.Load(); seen != 0 && seen+int64(clockStep) < t {
+		if !k.used.Load() {
+			k.used.Store(true)
+		}
+		return true
+	}
+	return k.look(t)
+}
+
+// look is before, exactly. It has the timer look from now on.
+func (k *clock) look(t int64) bool {
+	now := k.now()
+	if now >= t {
+		return false
+	}
+	if k.seen.CompareAndSwap(0, max(now, 1)) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.timer == nil {
+			k.timer = time.AfterFunc(clockStep, k.tick)
+		} else {
+			k.timer.Reset(clockStep)
+		}
+	}
+	return true
+}
+
+// tick looks at the time, and goes on while there are hits.
+func (k *clock) tick() {
+	if !k.used.Swap(false) {
+		k.seen.Store(0)
+		return
+	}
+	k.seen.Store(k.now())
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.timer.Reset(clockStep)
+}
+
+// adder counts exactly, and in several places, so that cores do not wait for each other (as java.util.concurrent.LongAdder).
+type adder struct {
+	stripes [stripes]struct {
+		n atomic.Uint64
+		_ [56]byte // the rest of a cache line
+	}
+}
+
+const stripes = 16
+
+func (c *adder) add(n uint64) {
+	var here byte // the stack is the goroutine's
+	at := uintptr(unsafe.Pointer(&here))
+	c.stripes[(at>>10^at>>14)%stripes].n.Add(n)
+}
+
+func (c *adder) load() (n uint64) {
+	for i := range c.stripes {
+		n += c.stripes[i].n.Load()
+	}
+	return n
+}
