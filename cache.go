@@ -36,7 +36,7 @@ import (
 // Values are shared by all callers and are not copied: treat them as read-only.
 type Cache[V any] struct {
 	core   *core
-	memory *memory[V] // that core has; nil if there is none
+	memory *memory[V] // core's
 }
 
 // core is a Cache without its type: the tiers and what a call does in them.
@@ -68,21 +68,18 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 	if err = errors.Join(checkName("name", name), err); err != nil {
 		return nil, err
 	}
+	memory := newMemory[V](&full)
 	c := &core{
 		name: name, opts: full, redis: full.Redis,
-		coder: newCoder[V](&full), local: newLocal(&full), flights: newFlights(),
+		coder: newCoder[V](&full), local: newLocal(&full, memory), flights: newFlights(),
 		draws: rand.Uint64(), chance: chance, soon: soon, closing: make(chan struct{}),
-	}
-	cache := &Cache[V]{core: c, memory: newMemory[V](&full)}
-	if cache.memory != nil {
-		c.local.memory = cache.memory
 	}
 	c.undone.c = c
 	if c.redis != nil {
 		c.store = c.redis.store
 		c.redis.register(name, c)
 	}
-	return cache, nil
+	return &Cache[V]{c, memory}, nil
 }
 
 // GetOrLoad returns the value of key: from memory, else from Redis, else from loader, which then runs once however many
@@ -97,9 +94,9 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 // an error at once; with another context, or where two loaders that others began wait for each other's keys, LoadTimeout
 // ends the waiting.
 func (c *Cache[V]) GetOrLoad(ctx context.Context, key string, loader Loader[V], opts ...CallOption) (V, error) {
-	if s, there := c.memory.get(key); there && c.core.local.serves(s.glance) {
+	if s, there := c.memory.entries.GetIfPresent(key); there && c.core.local.serves(s.glance) {
 		c.core.stats.localHits.add(1)
-		if s.negative {
+		if s.is(negative) {
 			return s.value, ErrNotFound
 		}
 		return s.value, nil
@@ -120,9 +117,9 @@ func (c *Cache[V]) getOrLoad(ctx context.Context, key string, loader Loader[V], 
 // not in the background either, and never waits for a load. It
 // blocks for one command, at most RedisOptions.Timeout and not longer than ctx. Whatever goes wrong is a miss.
 func (c *Cache[V]) Get(ctx context.Context, key string) (V, bool) {
-	if s, there := c.memory.get(key); there && c.core.local.serves(s.glance) {
+	if s, there := c.memory.entries.GetIfPresent(key); there && c.core.local.serves(s.glance) {
 		c.core.stats.localHits.add(1)
-		return s.value, !s.negative
+		return s.value, !s.is(negative)
 	}
 	value, err := c.core.onlyCached(ctx, key, callOptions{})
 	v, _ := value.(V)
@@ -211,8 +208,8 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 		return errTagsOff
 	}
 	f := &flight{order: &order{c: c, co: co}, flightID: flightID{key: key}}
-	if e, _ := c.local.find(key); e != nil {
-		f.known = e.cost.Unpack()
+	if g, _ := c.local.find(key); g.localEntry != nil {
+		f.known = g.cost.Unpack()
 	}
 	res := &result{value: value}
 	var ok bool

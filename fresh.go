@@ -215,7 +215,7 @@ func (c *core) keepFor(negative bool, fresh time.Duration) time.Duration {
 func (c *core) kept(key string) *entry {
 	asOf := c.ticks.Add(1)
 	e, value := c.local.find(key)
-	if e == nil || e.negative {
+	if e.localEntry == nil || e.is(negative) {
 		return nil
 	}
 	now, fresh, keep := c.local.now(), e.until, e.until

@@ -12,7 +12,8 @@ import (
 // local is the first tier: what this process remembers, and for how long.
 type local struct {
 	clock
-	memory tier // nil if there is none
+	memory tier
+	off    bool // nothing is kept
 	weigh  func(key string, encoded int) uint32
 
 	// The invalidation epochs. An entry is stored only if its key's epoch has not moved since before the read or
@@ -31,17 +32,13 @@ type tagTimes struct {
 	times [4096]atomic.Uint64
 }
 
-// localEntry is what memory has under a key, beside the value. Times are those of local's clock.
+// localEntry is what memory has under a key besides what a hit looks at. Times are those of local's clock.
 type localEntry struct {
-	due      atomic.Int64 // until then there is nothing to do but serve it; 0 if it is stale
-	until    int64        // until then it is served without asking Redis
-	more     *localMore   // nil if it has nothing of it
-	asOf     uint64       // on core.ticks: what is of an earlier moment does not replace it
-	cost     early.Small
-	era      uint32 // of its epoch: an entry of an earlier era is not served, whether or not dropAll found it
-	weight   uint32
-	negative bool
-	stale    bool
+	until  int64      // until then it is served without asking Redis
+	more   *localMore // nil if it has nothing of it
+	asOf   uint64     // on core.ticks: what is of an earlier moment does not replace it
+	cost   early.Small
+	weight uint32
 }
 
 // localMore is what most entries do not have.
@@ -67,12 +64,12 @@ func (e epoch) same(other epoch) bool {
 // weights is what all entries together may weigh.
 const weights = 1 << 31
 
-// newLocal makes a local without its memory.
-func newLocal(o *Options) *local {
-	l := &local{clock: clock{started: time.Now()}, seed: maphash.MakeSeed()}
+func newLocal(o *Options, memory tier) *local {
+	l := &local{clock: clock{started: time.Now()}, memory: memory, seed: maphash.MakeSeed()}
 	if o.Tags {
 		l.tags = new(tagTimes)
 	}
+	l.off = o.Redis != nil && o.LocalTTL < 0
 	if o.LocalBytes > 0 {
 		// Both bounds in one: an entry weighs the larger of its shares of them.
 		least := uint64(1)
@@ -91,43 +88,52 @@ func newLocal(o *Options) *local {
 	return l
 }
 
-// entryOverhead is about what an entry costs in memory besides its key and value: with otter 2.4.0 and 200,000 entries
-// 127 to 135 bytes of heap were measured on a 64-bit machine, and 48 more where entries may be stale.
-const entryOverhead = 135
+// entryOverhead is about what an entry costs in memory besides the bytes of its key and value: with otter 2.4.0 and 200,000
+// entries 158 bytes of heap were measured on a 64-bit machine (make bench), and 48 more where entries may be stale.
+const entryOverhead = 158
 
 // serves reports whether an entry is fresh, was not invalidated, and need not be refreshed.
-func (l *local) serves(g glance) bool {
-	return !g.tagged && g.era == l.era.Load() && l.before(g.sooner) || l.valid(g.localEntry) && l.before(g.due.Load())
-}
+func (l *local) serves(g glance) bool { return l.valid(g) && l.before(g.due) }
 
 // valid reports whether an entry was not invalidated.
-func (l *local) valid(e *localEntry) bool {
-	return e.era == l.era.Load() && (e.more == nil || !e.more.outdated())
+func (l *local) valid(g glance) bool {
+	era := mark(l.era.Load())
+	return g.mark&^negative == era*eras || g.mark/eras == era && (g.more == nil || !g.more.outdated())
 }
 
-// find returns an entry of whatever age that was not invalidated, or nil, and its value.
-func (l *local) find(key string) (*localEntry, any) {
-	if l.memory == nil {
-		return nil, nil
+// find returns an entry of whatever age that was not invalidated, and its value.
+func (l *local) find(key string) (glance, any) {
+	g, value := l.memory.find(key)
+	if g.localEntry == nil || !l.valid(g) {
+		return glance{}, nil
 	}
-	e, value := l.memory.find(key)
-	if e == nil || !l.valid(e) {
-		return nil, nil
-	}
-	return e, value
+	return g, value
 }
 
-// claim tells one of many callers that find e due that it is the one that refreshes it.
-func (l *local) claim(e *localEntry) bool {
-	due := e.due.Load()
-	return due != 0 && due <= l.now() && e.due.CompareAndSwap(due, e.until)
+// claim tells one of many callers that find a key due that it is the one that refreshes it.
+func (l *local) claim(key string) (claimed bool) {
+	l.memory.change(key, func(g glance) int64 {
+		if claimed = g.due != 0 && g.due <= l.now() && g.due < g.until; !claimed {
+			return 0
+		}
+		return g.until
+	})
+	return claimed
 }
 
 // rearm makes a fresh entry due again after a refresh has failed.
 func (l *local) rearm(key string, pause time.Duration) {
-	if e, _ := l.find(key); e != nil && !e.stale {
-		e.due.Store(min(l.now()+int64(pause), e.until))
-	}
+	l.memory.change(key, func(g glance) int64 {
+		if g.is(stale) || !l.valid(g) {
+			return 0
+		}
+		return min(l.now()+int64(pause), g.until)
+	})
+}
+
+// takes reports whether an entry replaces old: not if its key was invalidated since, nor if old is newer.
+func (l *local) takes(key string, g, old glance, since epoch) bool {
+	return l.epoch(key).same(since) && (old.localEntry == nil || old.mark/eras != g.mark/eras || old.asOf <= g.asOf)
 }
 
 func (l *local) barrier(tag string) *atomic.Uint64 {
@@ -198,17 +204,22 @@ type filling struct {
 // fill stores an entry unless the key was invalidated since. The check and the store are one step for
 // drop: it either comes first and is seen here, or waits for the entry and removes it.
 func (l *local) fill(key string, since epoch, f *filling) {
-	if l.memory == nil || f.serve <= 0 {
+	if l.off || f.serve <= 0 {
 		return
 	}
 	now := l.now()
-	e := &localEntry{
-		negative: f.negative, stale: f.stale, until: now + int64(f.serve), era: since.era, cost: f.cost.Pack(), asOf: f.asOf,
+	e := &localEntry{until: now + int64(f.serve), cost: f.cost.Pack(), asOf: f.asOf}
+	g := glance{mark: mark(since.era) * eras, localEntry: e}
+	if f.negative {
+		g.mark |= negative
 	}
-	if !f.stale {
-		e.due.Store(now + int64(min(f.due, f.serve)))
+	if f.stale {
+		g.mark |= stale
+	} else {
+		g.due = now + int64(min(f.due, f.serve))
 	}
 	if len(f.tags) > 0 || f.keep > 0 {
+		g.mark |= tagged
 		e.more = &localMore{at: since.tags, fresh: now + int64(f.fresh), keep: now + int64(f.keep)}
 		for _, t := range f.tags {
 			e.more.barriers = append(e.more.barriers, l.barrier(t))
@@ -219,9 +230,7 @@ func (l *local) fill(key string, since epoch, f *filling) {
 			return
 		}
 	}
-	l.memory.put(key, e, f.value, func(old *localEntry) bool {
-		return l.epoch(key).same(since) && (old == nil || old.era != e.era || old.asOf <= e.asOf)
-	})
+	l.memory.put(key, g, f.value, l, since)
 }
 
 // drop invalidates a key and returns the epoch that begins with it.
@@ -230,9 +239,7 @@ func (l *local) drop(key string) epoch {
 	if l.tags != nil {
 		began.tags = l.tags.clock.Load()
 	}
-	if l.memory != nil {
-		l.memory.remove(key)
-	}
+	l.memory.remove(key)
 	return began
 }
 
@@ -243,7 +250,5 @@ func (l *local) gap() { l.gaps.Add(1) }
 // dropAll invalidates everything.
 func (l *local) dropAll() {
 	l.era.Add(1)
-	if l.memory != nil {
-		l.memory.removeAll()
-	}
+	l.memory.removeAll()
 }

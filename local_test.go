@@ -15,9 +15,7 @@ func newTestLocal(t *testing.T, o Options) *local {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newLocal(&full)
-	l.memory = newMemory[string](&full)
-	return l
+	return newLocal(&full, newMemory[string](&full))
 }
 
 // held is how many entries there are, once otter has seen to its bounds.
@@ -97,7 +95,7 @@ func TestLocalBytesOfKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newLocal(&o)
+	l := newLocal(&o, nil)
 	if short, long := l.weigh("k", 1000), l.weigh(strings.Repeat("k", 1000), 1000); long < 3*short/2 {
 		t.Errorf("an entry weighs %d, with a long key %d", short, long)
 	}
@@ -106,5 +104,5 @@ func TestLocalBytesOfKeys(t *testing.T) {
 // get returns what a call gets that is answered from memory.
 func (l *local) get(key string) (any, bool) {
 	e, value := l.find(key)
-	return value, e != nil && l.now() < e.due.Load()
+	return value, e.localEntry != nil && l.now() < e.due
 }

@@ -37,21 +37,21 @@ func (c *Cache[V]) GetOrLoadMany(
 	ctx context.Context, keys []string, loader BatchLoader[V], opts ...CallOption,
 ) (map[string]V, error) {
 	found := make(map[string]V, len(keys))
+	local := c.core.local
+	now := local.now()
 	var missing, old []string
 	for i, key := range keys {
-		s, there := c.memory.get(key)
+		s, there := c.memory.entries.GetIfPresent(key)
 		switch {
-		case there && c.core.local.serves(s.glance):
-			if !s.negative {
-				found[key] = s.value
-			}
-		case there && c.core.local.valid(s.localEntry):
-			old = append(old, key)
-		default:
+		case !there || !local.valid(s.glance):
 			if missing == nil {
 				missing = make([]string, 0, len(keys)-i)
 			}
 			missing = append(missing, key)
+		case now >= s.due:
+			old = append(old, key)
+		case !s.is(negative):
+			found[key] = s.value
 		}
 	}
 	c.core.stats.localHits.add(uint64(len(keys) - len(missing) - len(old)))

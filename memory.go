@@ -16,8 +16,8 @@ type memory[V any] struct {
 	entries *otter.Cache[string, slot[V]]
 }
 
-// slot is an entry and its value. Both are in otter's own node, with as little besides as a hit has to look at: each cache
-// line that it touches, and each word that is copied on the way up, counts.
+// slot is an entry and its value. Both are in otter's own node, with as little besides as a hit has to look at: what counts is
+// how many cache lines it touches, and that what is handed up fits into the registers for results.
 type slot[V any] struct {
 	glance
 	value V
@@ -25,28 +25,36 @@ type slot[V any] struct {
 
 // glance is what a hit has to know.
 type glance struct {
-	sooner int64 // not after the entry is due for the first time
-	*localEntry
-	era      uint32
-	negative bool
-	tagged   bool
+	due         int64 // until then there is nothing to do but serve it; 0 if it is stale
+	mark        mark
+	*localEntry // nil: there is nothing
 }
+
+// mark is the era of an entry's epoch, and flags. An entry of an earlier era is not served, whether or not dropAll found it.
+type mark uint64
+
+const (
+	negative mark = 1 << iota
+	stale
+	tagged
+	eras mark = 1 << 8
+)
+
+func (g glance) is(m mark) bool { return g.mark&m != 0 }
 
 // tier is a memory without the type of its values.
 type tier interface {
-	// find returns an entry of whatever age, and its value; nil if there is nothing.
-	find(key string) (*localEntry, any)
-	// put stores an entry unless may says no, which is told of what is there, nil if nothing is. Nothing happens to the key
-	// between the two.
-	put(key string, e *localEntry, value any, may func(old *localEntry) bool)
+	// find returns an entry of whatever age, and its value.
+	find(key string) (glance, any)
+	// put stores an entry unless l says that it is too late. Nothing happens to the key between the two.
+	put(key string, g glance, value any, l *local, since epoch)
+	// change changes when an entry is due, to what when says, if that is not 0.
+	change(key string, when func(glance) int64)
 	remove(key string)
 	removeAll()
 }
 
 func newMemory[V any](o *Options) *memory[V] {
-	if o.Redis != nil && o.LocalTTL < 0 {
-		return nil
-	}
 	var oo otter.Options[string, slot[V]]
 	if o.LocalBytes > 0 {
 		oo.MaximumWeight = weights
@@ -57,32 +65,31 @@ func newMemory[V any](o *Options) *memory[V] {
 	return &memory[V]{otter.Must(&oo)}
 }
 
-// get returns an entry of whatever age.
-func (m *memory[V]) get(key string) (s slot[V], there bool) {
-	if m == nil {
-		return s, false
-	}
-	return m.entries.GetIfPresent(key)
-}
-
-func (m *memory[V]) find(key string) (*localEntry, any) {
+func (m *memory[V]) find(key string) (glance, any) {
 	s, there := m.entries.GetIfPresent(key)
-	switch {
-	case !there:
-		return nil, nil
-	case s.negative:
-		return s.localEntry, nil
+	if !there || s.is(negative) {
+		return s.glance, nil
 	}
-	return s.localEntry, s.value
+	return s.glance, s.value
 }
 
-func (m *memory[V]) put(key string, e *localEntry, value any, may func(old *localEntry) bool) {
-	s := slot[V]{glance: glance{e.due.Load(), e, e.era, e.negative, e.more != nil}}
-	s.value, _ = value.(V) // no V only if it is an interface and nil
+func (m *memory[V]) put(key string, g glance, value any, l *local, since epoch) {
 	m.entries.Compute(key, func(old slot[V], _ bool) (slot[V], otter.ComputeOp) {
-		if !may(old.localEntry) {
+		if !l.takes(key, g, old.glance, since) {
 			return old, otter.CancelOp
 		}
+		v, _ := value.(V) // no V only if it is an interface and nil
+		return slot[V]{g, v}, otter.WriteOp
+	})
+}
+
+func (m *memory[V]) change(key string, when func(glance) int64) {
+	m.entries.ComputeIfPresent(key, func(s slot[V]) (slot[V], otter.ComputeOp) {
+		due := when(s.glance)
+		if due == 0 {
+			return s, otter.CancelOp
+		}
+		s.due = due
 		return s, otter.WriteOp
 	})
 }

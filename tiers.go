@@ -149,16 +149,16 @@ func (c *core) remembers(key string, k kind, loads bool) (res *result, refresh b
 		return nil, false
 	}
 	e, value := c.local.find(key)
-	if e == nil {
+	if e.localEntry == nil {
 		return nil, false
 	}
-	res = &result{value: value, negative: e.negative, stale: e.stale}
+	res = &result{value: value, negative: e.is(negative), stale: e.is(stale)}
 	switch {
 	case c.local.now() < e.until:
-		if e.stale && k == strict {
+		if e.is(stale) && k == strict {
 			return nil, false
 		}
-		refresh = loads && c.local.claim(e)
+		refresh = loads && c.local.claim(key)
 	case c.redis == nil: // otherwise Redis is asked before it is served stale
 		old := c.kept(key)
 		if old == nil || !c.serves(old, k) {
@@ -231,15 +231,15 @@ func (c *core) enterAlone(f *flight) *result {
 func (c *core) remembered(f *flight) *result {
 	asOf := c.ticks.Add(1)
 	e, value := c.local.find(f.key)
-	if e == nil {
+	if e.localEntry == nil {
 		return nil
 	}
 	f.known, f.there = e.cost.Unpack(), true
-	if f.kind > strict || c.local.now() >= e.until || e.stale && f.kind == strict {
+	if f.kind > strict || c.local.now() >= e.until || e.is(stale) && f.kind == strict {
 		return nil
 	}
 	c.stats.localHits.add(1)
-	return &result{value: value, negative: e.negative, stale: e.stale, asOf: asOf}
+	return &result{value: value, negative: e.is(negative), stale: e.is(stale), asOf: asOf}
 }
 
 // fill stores a loaded result in memory. encoded is its size, -1 if it is not known; id is its name in Redis, if any.

@@ -74,10 +74,10 @@ func (p *player) remains() string {
 		return "gone"
 	}
 	memory := ""
-	if e, value := p.cache.core.local.find(trialKey); e != nil {
-		memory = fmt.Sprint(value, e.until, e.stale)
+	if e, value := p.cache.core.local.find(trialKey); e.localEntry != nil {
+		memory = fmt.Sprint(value, e.until, e.is(stale))
 	}
-	if e, value := p.cache.core.local.find(otherKey); e != nil {
+	if e, value := p.cache.core.local.find(otherKey); e.localEntry != nil {
 		memory += fmt.Sprint(" and ", value, e.until)
 	}
 	if err, failed := p.cache.core.failures.last(trialKey); failed {

@@ -38,7 +38,7 @@ var mutants = []mutant{
 	{"a lease is not renewed", "perform.go", "			if renewed == nil { // the last one", "			if renewals == nil { // the last one", "three processes, each fault"},
 
 	// Flights and memory.
-	{"memory is filled without a look at the epoch", "local.go", "		if !l.epoch(key).same(since) || old", "		if since.era > 1<<30 || old", "deletion during reads into memory"},
+	{"memory is filled without a look at the epoch", "local.go", "	return l.epoch(key).same(since) && (old", "	return since.era < 1<<30 && (old", "deletion during reads into memory"},
 	{"a flight stays in the map", "loader.go", "	fs.removeLocked(f)\n	delete(fs.all, f)", "	delete(fs.all, f)", ""},
 	{"a flight is everybody's own", "loader.go", "	f := fs.current[id.kind][id.key]\n	if f == nil {", "	f := fs.current[id.kind][id.key]\n	if f != nil || f == nil {\n		delete(fs.current[id.kind], id.key)", "callers"},
 	{"a result is for everybody", "tiers.go", "	case res.asOf != 0 && began >= res.asOf:", "	case res.asOf != 0 && began > 1<<60:", "deletion by another"},
@@ -81,7 +81,7 @@ var mutants = []mutant{
 	{"stale for ever", "fresh.go", "return age < c.staleFor(failed)", "return age < 2*c.staleFor(failed)", ""},
 	{"each process draws the same", "fresh.go", "u = mix(binary.BigEndian.Uint64(id[:]) ^ c.draws)", "u = mix(binary.BigEndian.Uint64(id[:]))", ""},
 	{"each read draws anew", "fresh.go", "u = mix(binary.BigEndian.Uint64(id[:]) ^ c.draws)", "u = rand.Uint64() + binary.BigEndian.Uint64(id[:])", ""},
-	{"memory takes what is older", "local.go", " || old != nil && old.era == e.era && old.asOf > e.asOf", "", ""},
+	{"memory takes what is older", "local.go", " || old.asOf <= g.asOf)", " || true)", ""},
 	{"a stuck lease is waited for", "script/acquire.lua", "local stuck = patience > 0 and", "local stuck = patience > 1e15 and", ""},
 	{"all that wait take a stuck lease over", "script/acquire.lua", "now - r.lease_fence >= patience * 2 ^ r.failures", "now >= patience", ""},
 	{"flights of other kinds are not waited for", "tiers.go", "for other := c.flights.before(f); other != nil &&", "for other := c.flights.before(f); other != nil && f.seq == 0 &&", ""},
@@ -101,7 +101,8 @@ var mutants = []mutant{
 	{"the tags of what is read are not looked at", "read.go", "		if old {\n			return nil, errOutdated", "		if old && err != nil {\n			return nil, errOutdated", "tags, reads into memory"},
 	{"the tags of what was loaded are not looked at", "tags.go", "	if old || err != nil {\n		res.asOf = began\n	}\n	return !old", "	if err != nil {\n		res.asOf = began\n	}\n	return !old", "tags, callers"},
 	{"what was outdated meanwhile is kept", "tags.go", "	return !old && (err", "	return (err", "tags, callers in memory"},
-	{"memory does not look at tags", "local.go", " || e.more.outdated() {", " || false {", "tags, remembered"},
+	{"the clock of a hit is late", "memory.go", "seen+int64(clockStep) < t", "seen < t", ""},
+	{"memory does not look at tags", "local.go", "(g.more == nil || !g.more.outdated())", "(g.more == nil || true)", "tags, remembered"},
 	{"the tags of a call are as of its fill", "local.go", "&localMore{at: since.tags,", "&localMore{at: l.epoch(key).tags,", "tags, reads into memory"},
 	{"deletions of tags by others are not heard", "redis.go", "	r.each(name, func(c *core) { c.drop(kind, []string{rest}) })\n", "	if kind == keyEvent {\n		r.each(name, func(c *core) { c.drop(kind, []string{rest}) })\n	}\n", "tags, remembered"},
 	{"Clear leaves the memory alone", "invalidate.go", "	case clearEvent:\n		c.invalidateAll()\n", "	case clearEvent:\n", "clear, each fault"},
