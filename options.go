@@ -50,8 +50,10 @@ type Options struct {
 	Backoff time.Duration
 
 	// LocalTTL bounds how long a value from Redis is kept in this process's memory, and so how old an answer can be
-	// while this process is cut off from Redis. Values are never kept longer than they may be served. Negative: values
-	// are not kept in memory. Without Redis it has no meaning. Default: TTL, at most 1 minute.
+	// while this process is cut off from Redis. Values are never kept longer than they may be served; but a
+	// hit compares with a clock that a timer reads every 10 ms, and where the machine is so short of processors that timers
+	// are late, the end of a value may be noticed so late. Negative: values are not kept in memory. Without Redis it has
+	// no meaning. Default: TTL, at most 1 minute.
 	LocalTTL time.Duration
 
 	// LocalEntries bounds the number of entries kept in memory. Negative: no bound.
