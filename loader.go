@@ -212,12 +212,10 @@ func (fs *flights) addLocked(f *flight) {
 }
 
 func (fs *flights) goLocked(f *flight, run func(*flight) *result) {
-	if !f.current {
-		fs.addLocked(f)
-	}
-	if f.batch != nil { // which runs it
+	if f.current { // it goes already
 		return
 	}
+	fs.addLocked(f)
 	fs.group.DoChan(f.text(), func() (any, error) {
 		defer fs.running.Done()
 		defer fs.land(f)

@@ -49,22 +49,23 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
 	}
-	conditions(os.Stdout)
-	for _, c := range contests() {
+	h := new(host)
+	defer h.close()
+	all := slices.Concat(hits(), many(), herd(), remoteHits(h), memory())
+	conditions(os.Stdout, all)
+	for _, c := range all {
 		if match.MatchString(c.name) {
 			c.run(os.Stdout, *rounds, *slice)
 		}
 	}
 }
 
-func contests() []contest { return slices.Concat(hits(), many(), memory()) }
-
 // conditions says where it is measured, and what.
-func conditions(w io.Writer) {
+func conditions(w io.Writer, all []contest) {
 	fmt.Fprintf(w, "%s, %s/%s, %d CPUs", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
-			if m.Replace == nil && slices.ContainsFunc(contests(), func(c contest) bool { return c.shows(m.Path) }) {
+			if m.Replace == nil && slices.ContainsFunc(all, func(c contest) bool { return c.shows(m.Path) }) {
 				fmt.Fprintf(w, ", %s %s", m.Path, m.Version)
 			}
 		}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	gocache "github.com/go-redis/cache/v9"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/rueidis"
+	"github.com/redis/rueidis/rueidisaside"
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/dtm-labs/rockscache"
+
+	"github.com/bellwether-go/cache"
+	"github.com/bellwether-go/cache/internal/realredis"
+)
+
+// Hits in Redis, with nothing kept in memory.
+
+const (
+	remoteKeys    = 1000
+	remoteLookups = 2048 // at a time
+)
+
+// remote is a cache in Redis alone.
+type remote struct {
+	name   string
+	module string
+	make   func(addr string) (get func(ctx context.Context, key string) (user, error), done func())
+}
+
+func load(_ context.Context, key string) (user, error) { return value(key), nil }
+
+func remotes() []remote {
+	return []remote{
+		{"go-redis GET and msgpack", "github.com/redis/go-redis/v9", func(addr string) (func(context.Context, string) (user, error), func()) {
+			client := redis.NewClient(&redis.Options{Addr: addr})
+			return func(ctx context.Context, key string) (u user, err error) {
+				b, err := client.Get(ctx, "plain:"+key).Bytes()
+				if err == redis.Nil { //nolint:errorlint // as it is written everywhere
+					if b, err = msgpack.Marshal(value(key)); err == nil {
+						err = client.Set(ctx, "plain:"+key, b, ttl).Err()
+					}
+				}
+				if err != nil {
+					return u, err
+				}
+				return u, msgpack.Unmarshal(b, &u)
+			}, func() { _ = client.Close() }
+		}},
+		{"this package", "", func(addr string) (func(context.Context, string) (user, error), func()) {
+			client := redis.NewClient(&redis.Options{Addr: addr})
+			rds, err := cache.NewRedis(client, cache.RedisOptions{Timeout: time.Second})
+			if err != nil {
+				panic(err)
+			}
+			c, err := cache.New[user]("user", cache.Options{Redis: rds, TTL: ttl, LocalTTL: -1})
+			if err != nil {
+				panic(err)
+			}
+			return func(ctx context.Context, key string) (user, error) { return c.GetOrLoad(ctx, key, load) }, func() {
+				_ = c.Close()
+				_ = rds.Close()
+				_ = client.Close()
+			}
+		}},
+		{"go-redis/cache", "github.com/go-redis/cache/v9", func(addr string) (func(context.Context, string) (user, error), func()) {
+			client := redis.NewClient(&redis.Options{Addr: addr})
+			c := gocache.New(&gocache.Options{Redis: client})
+			return func(ctx context.Context, key string) (u user, err error) {
+				return u, c.Once(&gocache.Item{
+					Ctx: ctx, Key: "once:" + key, Value: &u, TTL: ttl,
+					Do: func(*gocache.Item) (any, error) { return value(key), nil },
+				})
+			}, func() { _ = client.Close() }
+		}},
+		{"rueidisaside and msgpack", "github.com/redis/rueidis/rueidisaside", func(addr string) (func(context.Context, string) (user, error), func()) {
+			c, err := rueidisaside.NewClient(rueidisaside.ClientOption{
+				ClientOption: rueidis.ClientOption{InitAddress: []string{addr}, DisableCache: true},
+			})
+			if err != nil {
+				panic(err)
+			}
+			return func(ctx context.Context, key string) (u user, err error) {
+				text, err := c.Get(ctx, ttl, "aside:"+key, func(ctx context.Context, _ string) (string, error) {
+					return packed(ctx, key)
+				})
+				if err != nil {
+					return u, err
+				}
+				return u, msgpack.Unmarshal([]byte(text), &u)
+			}, c.Close
+		}},
+		{"rockscache and msgpack", "github.com/dtm-labs/rockscache", func(addr string) (func(context.Context, string) (user, error), func()) {
+			client := redis.NewClient(&redis.Options{Addr: addr})
+			c := rockscache.NewClient(client, rockscache.NewDefaultOptions())
+			return func(ctx context.Context, key string) (u user, err error) {
+				text, err := c.Fetch2(ctx, "rocks:"+key, ttl, func() (string, error) { return packed(ctx, key) })
+				if err != nil {
+					return u, err
+				}
+				return u, msgpack.Unmarshal([]byte(text), &u)
+			}, func() { _ = client.Close() }
+		}},
+	}
+}
+
+func packed(_ context.Context, key string) (string, error) {
+	b, err := msgpack.Marshal(value(key))
+	return string(b), err
+}
+
+// remoteHits compares reads of what is in Redis.
+func remoteHits(h *host) (cs []contest) {
+	for _, goroutines := range []int{1, 16, 256} {
+		c := contest{name: fmt.Sprintf("hits in Redis, %d goroutines", goroutines), columns: perOperation}
+		for _, r := range remotes() {
+			c.contenders = append(c.contenders, contender{r.name, r.module, func() (player, func()) {
+				server := realredis.Start(h)
+				get, done := r.make(server.Addr)
+				ask(get, 1, remoteKeys)
+				return each(remoteLookups, func() { ask(get, goroutines, remoteLookups) }), func() {
+					done()
+					server.Kill()
+				}
+			}})
+		}
+		cs = append(cs, c)
+	}
+	return cs
+}
+
+// ask asks for n keys.
+func ask(get func(ctx context.Context, key string) (user, error), goroutines, n int) {
+	ctx := context.Background()
+	var all sync.WaitGroup
+	for g := range goroutines {
+		all.Go(func() {
+			for i := g; i < n; i += goroutines {
+				key := fmt.Sprint("user-", i%remoteKeys)
+				if u, err := get(ctx, key); err != nil || u.Name != key {
+					panic(fmt.Sprintf("%s is %v, %v", key, u, err))
+				}
+			}
+		})
+	}
+	all.Wait()
+}
