@@ -102,8 +102,8 @@ type flight struct {
 	company member // ctx, in a batch
 }
 
-// flights are the flights under way. singleflight (https://pkg.go.dev/golang.org/x/sync/singleflight) collapses
-// calls; its traps are kept away from it. Callers wait for their flight and not for it, because it never answers them
+// flights are the flights under way. Calls find the one of their key here, and singleflight
+// (https://pkg.go.dev/golang.org/x/sync/singleflight) runs one for each name; its traps are kept away from it. Callers wait for their flight and not for it, because it never answers them
 // after a Goexit (go.dev/issue/67087), and they leave by themselves. A flight that was forgotten or that nobody wants
 // takes no more of them.
 type flights struct {

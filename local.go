@@ -219,11 +219,13 @@ func (l *local) fill(key string, since epoch, f *filling) {
 		g.due = now + int64(min(f.due, f.serve))
 	}
 	if len(f.tags) > 0 || f.keep > 0 {
-		g.mark |= tagged
 		e.more = &localMore{at: since.tags, fresh: now + int64(f.fresh), keep: now + int64(f.keep)}
 		for _, t := range f.tags {
 			e.more.barriers = append(e.more.barriers, l.barrier(t))
 		}
+	}
+	if len(f.tags) > 0 {
+		g.mark |= tagged
 	}
 	if l.weigh != nil {
 		if e.weight = l.weigh(key, f.encoded); e.weight == math.MaxUint32 {

@@ -9,15 +9,16 @@ import (
 	"github.com/maypok86/otter/v2"
 )
 
-// What is on the path of a hit in memory: nothing here takes a lock, allocates, or writes to what other cores read.
+// The store of the first tier, and what is on the path of a hit: that takes no lock, allocates nothing, and writes only to the
+// stripe of a counter.
 
-// memory is the store of the first tier: decoded values, in an otter cache without its expiry, loading and statistics.
+// memory holds decoded values, in an otter cache without its expiry, loading and statistics.
 type memory[V any] struct {
 	entries *otter.Cache[string, slot[V]]
 }
 
 // slot is an entry and its value. Both are in otter's own node, with as little besides as a hit has to look at: what counts is
-// how many cache lines it touches, and that what is handed up fits into the registers for results.
+// how many cache lines it touches, and how many words otter copies on the way up.
 type slot[V any] struct {
 	glance
 	value V

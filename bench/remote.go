@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -40,7 +41,7 @@ func remotes() []remote {
 			client := redis.NewClient(&redis.Options{Addr: addr})
 			return func(ctx context.Context, key string) (u user, err error) {
 				b, err := client.Get(ctx, "plain:"+key).Bytes()
-				if err == redis.Nil { //nolint:errorlint // as it is written everywhere
+				if errors.Is(err, redis.Nil) {
 					if b, err = msgpack.Marshal(value(key)); err == nil {
 						err = client.Set(ctx, "plain:"+key, b, ttl).Err()
 					}

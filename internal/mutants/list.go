@@ -102,6 +102,7 @@ var mutants = []mutant{
 	{"the tags of what was loaded are not looked at", "tags.go", "	if old || err != nil {\n		res.asOf = began\n	}\n	return !old", "	if err != nil {\n		res.asOf = began\n	}\n	return !old", "tags, callers"},
 	{"what was outdated meanwhile is kept", "tags.go", "	return !old && (err", "	return (err", "tags, callers in memory"},
 	{"the clock of a hit is late", "memory.go", "seen+int64(clockStep) < t", "seen < t", ""},
+	{"a hit does not look at tags", "local.go", "		g.mark |= tagged\n", "", ""},
 	{"memory does not look at tags", "local.go", "(g.more == nil || !g.more.outdated())", "(g.more == nil || true)", "tags, remembered"},
 	{"the tags of a call are as of its fill", "local.go", "&localMore{at: since.tags,", "&localMore{at: l.epoch(key).tags,", "tags, reads into memory"},
 	{"deletions of tags by others are not heard", "redis.go", "	r.each(name, func(c *core) { c.drop(kind, []string{rest}) })\n", "	if kind == keyEvent {\n		r.each(name, func(c *core) { c.drop(kind, []string{rest}) })\n	}\n", "tags, remembered"},
