@@ -40,10 +40,11 @@ type batch struct {
 // batchLoad is a BatchLoader without its type. It returns where to look its values up.
 type batchLoad func(ctx context.Context, keys []string) (func(key string) (any, bool), error)
 
-// due is a key that is to be refreshed, and what was found there in Redis.
+// due is a key that is to be refreshed, and what was found there.
 type due struct {
 	key  string
-	prev *entry
+	prev *entry      // in Redis; or nil
+	aged *localEntry // in memory; or nil
 }
 
 func (c *core) newBatch(ctx context.Context, co callOptions, load batchLoad) *batch {
@@ -54,7 +55,7 @@ func (c *core) newBatch(ctx context.Context, co callOptions, load batchLoad) *ba
 }
 
 // slab is how many flights are allocated at once: what fits into 16 KiB.
-const slab = 51
+const slab = 49
 
 // add makes a flight of the batch.
 func (b *batch) add(id flightID) *flight {
@@ -221,8 +222,8 @@ func (b *batch) look() {
 }
 
 // refresh has a key refreshed in the background, together with others.
-func (b *batch) refresh(key string, prev *entry) {
+func (b *batch) refresh(d due) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.due = append(b.due, due{key, prev})
+	b.due = append(b.due, d)
 }

@@ -30,6 +30,7 @@ type entry struct {
 	held     time.Duration // ... for so long, or since a renewal
 	pause    time.Duration // until it may be loaded anew, after a failure
 	failures int
+	aged     *localEntry // in memory
 }
 
 // age is how long the entry has been stale, negative while it is fresh.
@@ -125,7 +126,7 @@ func (c *core) settle(f *flight, e *entry) *result {
 		return nil
 	}
 	idle := !e.leased && e.pause <= 0
-	due := !e.fresh || e.due <= 0
+	old := !e.fresh || e.due <= 0
 	switch f.kind {
 	case forced:
 		// Fences run ahead of a clock that was set back, and say nothing then.
@@ -133,15 +134,16 @@ func (c *core) settle(f *flight, e *entry) *result {
 			return nil
 		}
 	case unasked:
-		if due && idle {
+		f.aged = nil // Redis knows better than memory, which has a copy of it now
+		if old && idle {
 			return nil
 		}
 	default:
 		if !c.serves(e, f.kind) {
 			return nil
 		}
-		if due && idle {
-			c.refreshFor(f, e)
+		if old && idle {
+			c.refreshFor(f, due{key: f.key, prev: e})
 		}
 	}
 	return e.res
@@ -228,6 +230,7 @@ func (c *core) kept(key string) *entry {
 	old := &entry{
 		res: &result{value: value, stale: now >= fresh, asOf: asOf}, cost: e.cost.Unpack(),
 		at: time.Now(), left: time.Duration(fresh - now), fresh: now < fresh,
+		aged: e.localEntry,
 	}
 	if c.failures.failing(key) {
 		old.failures = 1

@@ -79,15 +79,16 @@ type flight struct {
 	full string               // in Redis
 	told atomic.Pointer[Load] // what the loader says; nil: nothing yet
 
-	prev  *entry     // what is there while it loads anew; nil: nothing
-	old   *entry     // prev when the load began
-	found *found     // what is to be looked at first
-	lease *tenure    // under which it loads; nil without one
-	seq   uint64     // flights begin in this order; guarded by flights.mu
-	until int64      // how long it waits for others, on local's clock
-	known early.Cost // of earlier loads
-	since uint64     // forced: when it began, on core.ticks
-	after int64      // forced: loads under a lease with a later fence began after it, on the server's clock; 0: not known
+	prev  *entry      // what is there while it loads anew; nil: nothing
+	aged  *localEntry // unasked: what it is to replace in memory, or nothing is to be done; nil: whatever is there
+	old   *entry      // prev when the load began
+	found *found      // what is to be looked at first
+	lease *tenure     // under which it loads; nil without one
+	seq   uint64      // flights begin in this order; guarded by flights.mu
+	until int64       // how long it waits for others, on local's clock
+	known early.Cost  // of earlier loads
+	since uint64      // forced: when it began, on core.ticks
+	after int64       // forced: loads under a lease with a later fence began after it, on the server's clock; 0: not known
 
 	ctx     context.Context // of everything the flight does; ends with Close and CancelAbandoned
 	joiner  *batch          // the last one to join; guarded by flights.mu

@@ -352,7 +352,7 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, a acquireArgs, go
 func (c *core) loadAlone(f *flight, why error) *result {
 	if f.prev == nil {
 		if f.prev = c.kept(f.key); f.prev != nil && f.kind == ordinary && c.serves(f.prev, ordinary) {
-			c.refreshFor(f, nil)
+			c.refreshFor(f, due{key: f.key, aged: f.prev.aged})
 			return f.prev.res
 		}
 	}

@@ -145,9 +145,9 @@ func (m *many) fail(key string, err error) { m.errs = append(m.errs, &LoadError{
 func (m *many) remembered(ctx context.Context, keys []string) (left []string) {
 	var late []due
 	for _, key := range keys {
-		res, refresh := m.c.remembers(key, m.co.kind(), !m.co.cached)
-		if refresh {
-			late = append(late, due{key: key})
+		res, aged := m.c.remembers(key, m.co.kind(), !m.co.cached)
+		if aged != nil {
+			late = append(late, due{key: key, aged: aged})
 		}
 		if res == nil {
 			left = append(left, key)

@@ -16,27 +16,24 @@ const mostRefreshes = 100
 // timer that is not the next one to fire wakes nobody.
 func soon(f func()) { time.AfterFunc(time.Millisecond, f) }
 
-// refresh starts one, unless there is one, or there are too many, or the last load failed a moment ago. prev is what was
-// found in Redis, or nil.
-func (c *core) refresh(
-	ctx context.Context, key string, co callOptions, load func(context.Context, string) (any, error), prev *entry,
-) {
-	id := flightID{key, unasked}
+// refresh starts one, unless there is one, or there are too many, or the last load failed a moment ago.
+func (c *core) refresh(ctx context.Context, d due, co callOptions, load func(context.Context, string) (any, error)) {
+	id := flightID{d.key, unasked}
 	if co.ttl < 0 || c.flights.find(id) != nil { // what is not to be stored is of no use
 		return
 	}
-	if _, failed := c.failures.last(key); failed {
-		c.local.rearm(key, pollMost)
+	if _, failed := c.failures.last(d.key); failed {
+		c.local.rearm(d.key, pollMost)
 		return
 	}
 	if c.refreshing.Add(1) > mostRefreshes {
 		c.refreshing.Add(-1)
 		c.stats.refreshesSkipped.Add(1)
-		c.local.rearm(key, pollMost)
+		c.local.rearm(d.key, pollMost)
 		return
 	}
 	f := c.newFlight(ctx, id, co, load)
-	f.prev = prev
+	f.prev, f.aged = d.prev, d.aged
 	if !c.flights.start(f, func(f *flight) *result {
 		defer c.refreshing.Add(-1)
 		return c.run(f)
@@ -61,14 +58,14 @@ func (c *core) refreshMany(ctx context.Context, keys []due, co callOptions, load
 func (c *core) refreshPart(ctx context.Context, part []due, co callOptions, load batchLoad) {
 	full := c.refreshing.Add(1) > mostRefreshes
 	var keys []string
-	prevs := make(map[string]*entry)
+	dues := make(map[string]due)
 	for _, d := range part {
 		if _, failed := c.failures.last(d.key); failed || full {
 			c.local.rearm(d.key, pollMost)
 			continue
 		}
 		keys = append(keys, d.key)
-		prevs[d.key] = d.prev
+		dues[d.key] = d
 	}
 	b := c.newBatch(ctx, co, load)
 	if full {
@@ -76,7 +73,7 @@ func (c *core) refreshPart(ctx context.Context, part []due, co callOptions, load
 	} else {
 		c.flights.startAll(keys, unasked, func(id flightID) *flight {
 			f := b.add(id)
-			f.prev = prevs[id.key]
+			f.prev, f.aged = dues[id.key].prev, dues[id.key].aged
 			return f
 		})
 	}
@@ -91,12 +88,12 @@ func (c *core) refreshPart(ctx context.Context, part []due, co callOptions, load
 }
 
 // refreshFor refreshes what a flight has found, with its loader.
-func (c *core) refreshFor(f *flight, prev *entry) {
+func (c *core) refreshFor(f *flight, d due) {
 	if f.batch != nil {
-		f.batch.refresh(f.key, prev)
+		f.batch.refresh(d)
 		return
 	}
-	c.refresh(f.ctx, f.key, f.co, f.load, prev)
+	c.refresh(f.ctx, d, f.co, f.load)
 }
 
 // await waits for a flight that brings what f is for, as long as f waits for others, and reports whether it has landed.

@@ -64,7 +64,7 @@ func (fs *flights) enterAll(all []*flight) (entered, left []*flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	for _, f := range all {
-		if f.kind <= strict && fs.beforeLocked(f) != nil || !fs.enterLocked(f) {
+		if f.yields() && fs.beforeLocked(f) != nil || !fs.enterLocked(f) {
 			left = append(left, f)
 		}
 	}

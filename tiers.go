@@ -133,43 +133,47 @@ func (c *core) closed() bool {
 func (c *core) fromMemory(
 	ctx context.Context, key string, co callOptions, load func(context.Context, string) (any, error),
 ) *result {
-	res, due := c.remembers(key, co.kind(), load != nil)
-	if due && c.flights.begin() {
+	res, aged := c.remembers(key, co.kind(), load != nil)
+	if aged != nil && c.flights.begin() {
 		c.soon(func() {
 			defer c.flights.running.Done()
-			c.refresh(ctx, key, co, load, nil)
+			c.refresh(ctx, due{key: key, aged: aged}, co, load)
 		})
 	}
 	return res
 }
 
-// remembers returns what memory has for a call of that kind, or nil, and whether the caller is to load it anew, if it loads.
-func (c *core) remembers(key string, k kind, loads bool) (res *result, refresh bool) {
+// remembers returns what memory has for a call of that kind, or nil, and what the caller is to load anew, if it loads.
+func (c *core) remembers(key string, k kind, loads bool) (res *result, aged *localEntry) {
 	if k == forced {
-		return nil, false
+		return nil, nil
 	}
 	e, value := c.local.find(key)
 	if e.localEntry == nil {
-		return nil, false
+		return nil, nil
 	}
 	res = &result{value: value, negative: e.is(negative), stale: e.is(stale)}
 	switch {
 	case c.local.now() < e.until:
 		if e.is(stale) && k == strict {
-			return nil, false
+			return nil, nil
 		}
-		refresh = loads && c.local.claim(key)
+		if loads && c.local.claim(key) {
+			aged = e.localEntry
+		}
 	case c.redis == nil: // otherwise Redis is asked before it is served stale
 		old := c.kept(key)
 		if old == nil || !c.serves(old, k) {
-			return nil, false
+			return nil, nil
 		}
-		res, refresh = old.res, loads
+		if res = old.res; loads {
+			aged = old.aged
+		}
 	default:
-		return nil, false
+		return nil, nil
 	}
 	c.stats.localHits.add(1)
-	return res, refresh
+	return res, aged
 }
 
 // run is a flight.
@@ -214,10 +218,13 @@ func (c *core) loadedHere(f *flight, since epoch, res *result) *result {
 	return res
 }
 
+// yields reports whether a flight that loads without a lease waits for older ones that do.
+func (f *flight) yields() bool { return f.kind <= strict || f.aged != nil }
+
 // enterAlone enters for a load without a lease, which would have told that the key is being loaded: it waits for flights of
 // other kinds that are older.
 func (c *core) enterAlone(f *flight) *result {
-	if f.kind <= strict {
+	if f.yields() {
 		for other := c.flights.before(f); other != nil && c.await(f, other); other = c.flights.before(f) {
 			if res := c.remembered(f); res != nil {
 				return res
@@ -231,6 +238,9 @@ func (c *core) enterAlone(f *flight) *result {
 func (c *core) remembered(f *flight) *result {
 	asOf := c.ticks.Add(1)
 	e, value := c.local.find(f.key)
+	if f.aged != nil && f.aged != e.localEntry { // this refresh comes too late
+		return &result{}
+	}
 	if e.localEntry == nil {
 		return nil
 	}
