@@ -68,3 +68,29 @@ func TestLateRefresh(t *testing.T) {
 		}
 	}
 }
+
+// A call whose read fails gets what was stored in memory meanwhile, and if that is fresh there is nothing to refresh.
+func TestReadFailsWhileLoaded(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{TTL: time.Minute, StaleWhileRevalidate: time.Minute}, nil)
+		_ = p.cache.Set(background, "other", "v") // it knows the time
+		var first *lab.Message
+		w.Hold(func(m *lab.Message) bool {
+			if first == nil && m.Kind == lab.Request && verbOf(m) == "GETRANGE" {
+				first = m
+			}
+			return m == first
+		})
+		late := p.get(background, "k", loads(0, "v1"))
+		synctest.Wait()
+		if v, err := p.cache.Refresh(background, "k", loads(0, "v2")); v != "v2" || err != nil {
+			t.Errorf("%q, %v", v, err)
+		}
+		w.CutOff("A", false)
+		time.Sleep(time.Minute - 2*time.Second)
+		if late.must(t, "v2", nil, late.took); p.cache.Stats().Loads != 1 {
+			t.Errorf("%d loads", p.cache.Stats().Loads)
+		}
+		p.stop()
+	})
+}

@@ -352,7 +352,9 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, a acquireArgs, go
 func (c *core) loadAlone(f *flight, why error) *result {
 	if f.prev == nil {
 		if f.prev = c.kept(f.key); f.prev != nil && f.kind == ordinary && c.serves(f.prev, ordinary) {
-			c.refreshFor(f, due{key: f.key, aged: f.prev.aged})
+			if !f.prev.fresh { // otherwise a hit refreshes it, when it is due
+				c.refreshFor(f, due{key: f.key, aged: f.prev.aged})
+			}
 			return f.prev.res
 		}
 	}

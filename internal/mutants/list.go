@@ -68,7 +68,10 @@ var mutants = []mutant{
 	{"lost scripts are sent for each key", "store.go", "			full = !together || loads < 0 || !s.load(m, v, loads)", "			full = true", ""},
 
 	// Freshness.
-	{"a refresh does not look for a lease", "fresh.go", "		if due && idle {\n			c.refreshFor(", "		if due {\n			c.refreshFor(", ""},
+	{"a refresh does not look for a lease", "fresh.go", "		if old && idle {\n			c.refreshFor(", "		if old {\n			c.refreshFor(", ""},
+	{"a late refresh is not given up", "tiers.go", "if f.aged != nil && f.aged != e.localEntry {", "if false {", ""},
+	{"a refresh without a lease does not wait for an older load", "tiers.go", "return f.kind <= strict || f.aged != nil", "return f.kind <= strict", ""},
+	{"what is fresh is refreshed without Redis", "lock.go", "if !f.prev.fresh {", "if true {", ""},
 	{"an old value is served whatever was deleted", "lock.go", "			if f.prev != nil && f.prev.id != got.stays { // deleted since it was read\n				f.prev = nil\n			}\n", "", ""},
 	{"an old value is as of the failure", "lock.go", "		if mine, _ := c.abort(f, a.owner, got.fence, pause); mine {\n			asOf = later", "		if _, _ = c.abort(f, a.owner, got.fence, pause); true {\n			asOf = later", ""},
 	{"a failed load leaves no mark", "script/abort.lua", "if pause > 0 then", "if pause < 0 then", ""},
