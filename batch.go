@@ -206,15 +206,7 @@ func (b *batch) look() {
 			f.found.raw, f.found.err = raws[i], errs[i]
 		}
 	}
-	missed := b.inTurn(read, func(_ int, f *flight) *result {
-		found := f.found
-		res, raw, err := c.firstLook(f)
-		if res == nil {
-			found.raw, found.err, found.looked = raw, err, true
-			f.found = found
-		}
-		return res
-	})
+	missed := b.inTurn(read, func(_ int, f *flight) *result { return c.lookFound(f) })
 	b.scatter(append(rest, missed...), c.run)
 	b.mu.Lock()
 	defer b.mu.Unlock()

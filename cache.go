@@ -106,9 +106,7 @@ func (c *Cache[V]) GetOrLoad(ctx context.Context, key string, loader Loader[V], 
 
 // getOrLoad keeps what escapes to the heap away from the path of a hit.
 func (c *Cache[V]) getOrLoad(ctx context.Context, key string, loader Loader[V], opts []CallOption) (V, error) {
-	value, err := c.core.fly(ctx, key, newCallOptions(opts), func(ctx context.Context, key string) (any, error) {
-		return loader(ctx, key)
-	})
+	value, err := c.core.fly(ctx, key, newCallOptions(opts), loader)
 	v, _ := value.(V)
 	return v, err
 }

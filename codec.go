@@ -65,6 +65,7 @@ var (
 // coder makes records of values and reads them back.
 type coder struct {
 	codec         Codec
+	ours          bool // codec is
 	compressAbove int
 	maxBytes      int
 	version       uint32
@@ -84,6 +85,7 @@ func newCoder[V any](o *Options) *coder {
 	}
 	return &coder{
 		codec:         o.Codec,
+		ours:          ours(o.Codec),
 		compressAbove: o.CompressAbove,
 		maxBytes:      o.MaxValueBytes,
 		version:       o.Version,
@@ -98,6 +100,15 @@ func newCoder[V any](o *Options) *coder {
 			return v, nil
 		},
 	}
+}
+
+// ours reports whether a codec is one of this package.
+func ours(c Codec) bool {
+	switch c.(type) {
+	case Msgpack, JSON:
+		return true
+	}
+	return false
 }
 
 // maxRecord is the length of the longest record that is read.

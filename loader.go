@@ -23,6 +23,13 @@ import (
 // be served, or the error is one of a context. A panic or a runtime.Goexit reaches all callers as a *PanicError.
 type Loader[V any] func(ctx context.Context, key string) (V, error)
 
+func (l Loader[V]) load(ctx context.Context, key string) (any, error) { return l(ctx, key) }
+
+// anyLoader is a Loader without its type.
+type anyLoader interface {
+	load(ctx context.Context, key string) (any, error)
+}
+
 var errAbandoned = fmt.Errorf("cache: nobody waits for the load any more: %w", context.Canceled)
 
 // result is what a flight brings its callers.
@@ -63,12 +70,14 @@ type flightID struct {
 
 // order is what the call wants that begins a flight. Those of a batch have one in common.
 type order struct {
-	c      *core
-	co     callOptions
-	parent task // whose loader makes the call
-	load   func(context.Context, string) (any, error)
-	batch  *batch // which loads, if there are several
-	cancel context.CancelCauseFunc
+	c       *core
+	co      callOptions
+	parent  task // whose loader makes the call
+	loader  anyLoader
+	batch   *batch                  // which loads, if there are several
+	cancel  context.CancelCauseFunc // nil before it goes; guarded by flights.mu until then
+	dropped error                   // why it is cancelled when it goes; guarded by flights.mu
+	reading *reading                // its first look in Redis, if it is alone
 }
 
 // flight is one way through Redis and the loader, shared by the calls of this process that want the same key. There are
@@ -90,7 +99,7 @@ type flight struct {
 	since uint64      // forced: when it began, on core.ticks
 	after int64       // forced: loads under a lease with a later fence began after it, on the server's clock; 0: not known
 
-	ctx     context.Context // of everything the flight does; ends with Close and CancelAbandoned
+	ctx     context.Context // of everything the flight does; ends with Close and CancelAbandoned; before it goes the caller's, for its values
 	joiner  *batch          // the last one to join; guarded by flights.mu
 	landed  chan struct{}   // closed when it lands; made when somebody waits for it, and nil before in a batch; guarded by flights.mu
 	callers int32           // guarded by flights.mu
@@ -108,7 +117,7 @@ type flight struct {
 // after a Goexit (go.dev/issue/67087), and they leave by themselves. A flight that was forgotten or that nobody wants
 // takes no more of them.
 type flights struct {
-	group singleflight.Group
+	group [kinds]singleflight.Group
 
 	mu      sync.Mutex
 	closed  bool                      // guarded by mu
@@ -132,21 +141,33 @@ func newFlights() *flights {
 	return fs
 }
 
-// join returns the current flight with that ID, or starts the one that first makes, to be run by run.
-func (fs *flights) join(id flightID, first func() *flight, run func(*flight) *result) (*flight, error) {
+// join returns the current flight with that ID, or begins the one that first makes: then the caller leads it.
+func (fs *flights) join(id flightID, first func() *flight) (f *flight, leads bool, err error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.closed {
-		return nil, ErrClosed
+		return nil, false, ErrClosed
 	}
-	f := fs.current[id.kind][id.key]
-	if f == nil {
-		f = first()
+	if f = fs.current[id.kind][id.key]; f == nil {
+		f, leads = first(), true
+		fs.addLocked(f)
 	}
 	f.joinedLocked()
+	return f, leads, nil
+}
+
+// landing returns what is closed when the flight lands, or nil if it has landed.
+func (fs *flights) landing(f *flight) <-chan struct{} {
+	if f.over.Load() {
+		return nil
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f.over.Load() {
+		return nil
+	}
 	f.landingLocked()
-	fs.goLocked(f, run)
-	return f, nil
+	return f.landed
 }
 
 // joinAll adds the current flights of these keys to others. Those that are not there are begun as flights of b, for its
@@ -184,6 +205,7 @@ func (fs *flights) start(f *flight, run func(*flight) *result) bool {
 	if fs.closed || fs.current[f.kind][f.key] != nil {
 		return false
 	}
+	fs.addLocked(f)
 	fs.goLocked(f, run)
 	return true
 }
@@ -212,21 +234,39 @@ func (fs *flights) addLocked(f *flight) {
 	}
 }
 
+// goes lets a flight go, in a goroutine of its own.
+func (fs *flights) goes(f *flight, run func(*flight) *result) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.goLocked(f, run)
+}
+
 func (fs *flights) goLocked(f *flight, run func(*flight) *result) {
-	if f.current { // it goes already
-		return
+	f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(f.ctx))
+	if f.dropped != nil {
+		f.cancel(f.dropped)
 	}
-	fs.addLocked(f)
-	fs.group.DoChan(f.text(), func() (any, error) {
+	way := func() (any, error) {
 		defer fs.running.Done()
 		defer fs.land(f)
 		f.res = run(f)
 		return nil, nil
-	})
+	}
+	if f.current {
+		fs.group[f.kind].DoChan(f.key, way)
+	} else { // it was forgotten: another one may have the name
+		go func() { _, _ = way() }()
+	}
 }
 
-// text is injective.
-func (id flightID) text() string { return string(rune(id.kind)) + id.key }
+// cancelLocked cancels a flight, when it goes.
+func (f *flight) cancelLocked(cause error) {
+	if f.cancel == nil {
+		f.dropped = cause
+		return
+	}
+	f.cancel(cause)
+}
 
 // find returns a flight that calls may join, or nil.
 func (fs *flights) find(id flightID) *flight {
@@ -286,6 +326,12 @@ func (fs *flights) landWith(f *flight, panicked any) {
 	fs.landLocked(f)
 }
 
+// lands is land for a flight without a goroutine of its own.
+func (fs *flights) lands(f *flight) {
+	fs.landWith(f, nil)
+	fs.running.Done()
+}
+
 // landSome is land for those of several that have a result. It returns the others.
 func (fs *flights) landSome(all []*flight) (left []*flight) {
 	fs.mu.Lock()
@@ -318,7 +364,7 @@ func (fs *flights) landLocked(f *flight) {
 		close(f.landed)
 	}
 	if f.batch == nil {
-		f.cancel(nil)
+		f.cancelLocked(nil)
 	} else if b := f.batch; b.landedLocked() {
 		delete(fs.batches, b)
 	} else if f.callers > 0 {
@@ -347,7 +393,7 @@ func (fs *flights) leave(f *flight) {
 		fs.unwantedLocked(f.batch)
 	case f.c.opts.CancelAbandoned:
 		fs.removeLocked(f)
-		f.cancel(errAbandoned)
+		f.cancelLocked(errAbandoned)
 	}
 }
 
@@ -370,7 +416,7 @@ func (fs *flights) removeLocked(f *flight) {
 			fs.changeLocked(f, 1, 0)
 		}
 		if f.batch == nil {
-			fs.group.Forget(f.text())
+			fs.group[f.kind].Forget(f.key)
 		}
 	}
 }
@@ -412,7 +458,7 @@ func (fs *flights) close() {
 	fs.mu.Lock()
 	fs.closed = true
 	for f := range fs.all {
-		f.cancel(ErrClosed)
+		f.cancelLocked(ErrClosed)
 	}
 	for b := range fs.batches {
 		b.cancel(ErrClosed)

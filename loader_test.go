@@ -343,12 +343,15 @@ func TestForget(t *testing.T) {
 	fs := newFlights()
 	end := make(chan struct{})
 	join := func() *flight {
-		f, err := fs.join(flightID{key: "k"}, func() *flight { return newTestFlight("k") }, func(*flight) *result {
-			<-end
-			return &result{}
-		})
+		f, leads, err := fs.join(flightID{key: "k"}, func() *flight { return newTestFlight("k") })
 		if err != nil {
 			t.Fatal(err)
+		}
+		if leads {
+			fs.goes(f, func(*flight) *result {
+				<-end
+				return &result{}
+			})
 		}
 		return f
 	}
@@ -426,10 +429,11 @@ func newTestFlight(key string) *flight {
 func TestFlightPanics(t *testing.T) {
 	fs := newFlights()
 	for range 2 {
-		f, err := fs.join(flightID{key: "k"}, func() *flight { return newTestFlight("k") }, func(*flight) *result { panic("of ours") })
+		f, _, err := fs.join(flightID{key: "k"}, func() *flight { return newTestFlight("k") })
 		if err != nil {
 			t.Fatal(err)
 		}
+		fs.goes(f, func(*flight) *result { panic("of ours") })
 		<-f.landed
 		var p *PanicError
 		if !errors.As(f.res.err, &p) || p.Value != "of ours" || len(p.Stack) == 0 {

@@ -25,6 +25,8 @@ type store interface {
 	read(ctx context.Context, key string, limit int) ([]byte, error)
 	// readAll is read for several keys, in one round trip, with an error for each of them.
 	readAll(ctx context.Context, keys []string, limit int) ([][]byte, []error)
+	// begin is read without waiting: rd.done is closed in the end, and then rd.answer has what was read.
+	begin(rd *reading)
 	readWith(ctx context.Context, key string, limit int, name string, tags []string) (raw []byte, barrier int64, err error)
 	acquire(ctx context.Context, a acquireArgs) (acquired, error)
 	commit(ctx context.Context, c commitArgs) (committed, error)

@@ -77,6 +77,13 @@ func (m *memStore) read(ctx context.Context, key string, _ int) ([]byte, error) 
 	})
 }
 
+func (m *memStore) begin(rd *reading) {
+	go func() {
+		defer close(rd.done)
+		rd.raw, rd.err = m.read(rd.ctx, rd.key, rd.limit)
+	}()
+}
+
 func (m *memStore) readAll(ctx context.Context, keys []string, limit int) ([][]byte, []error) {
 	raws, errs := make([][]byte, len(keys)), make([]error, len(keys))
 	reqs := make([]any, len(keys))

@@ -214,7 +214,11 @@ func (co *callOptions) kind() kind {
 	return ordinary
 }
 
-func newCallOptions(opts []CallOption) (co callOptions) {
+func newCallOptions(opts []CallOption) callOptions {
+	if len(opts) == 0 { // nothing escapes to the heap
+		return callOptions{}
+	}
+	var co callOptions
 	for _, o := range opts {
 		o(&co)
 	}

@@ -46,7 +46,7 @@ func (c *core) waitsForItself(ctx context.Context, key string) bool {
 	return false
 }
 
-func (f *flight) run(ctx context.Context) (any, error) { return f.load(ctx, f.key) }
+func (f *flight) run(ctx context.Context) (any, error) { return f.loader.load(ctx, f.key) }
 func (f *flight) owner() *core                         { return f.c }
 func (f *flight) caller() task                         { return f.parent }
 func (f *flight) keys() int                            { return 1 }

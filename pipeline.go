@@ -22,6 +22,7 @@ type pipeline struct {
 	running  int           // round trips under way; guarded by mu
 	gathered int           // of those, that carry more than one command; guarded by mu
 	queue    []*request    // guarded by mu
+	idle     []*worker     // guarded by mu
 }
 
 const (
@@ -41,15 +42,22 @@ type commands interface {
 }
 
 // sender sends one command.
-type sender func(context.Context, commands) redis.Cmder
+type sender interface {
+	send(ctx context.Context, c commands) redis.Cmder
+}
+
+// sending is a sender.
+type sending func(context.Context, commands) redis.Cmder
+
+func (s sending) send(ctx context.Context, c commands) redis.Cmder { return s(ctx, c) }
 
 // request is one command on its way, or several that belong together.
 type request struct {
 	ctx   context.Context // for its values
 	sends []sender
 	cmds  []redis.Cmder
-	err   error // no answer
-	done  chan struct{}
+	err   error         // no answer
+	done  chan struct{} // closed when there is one, or none; nil but for the last of a batch
 }
 
 // do sends a command and returns it with its answer or error; or an error if it got no answer within the budget, which begins
@@ -68,7 +76,9 @@ func (p *pipeline) together(ctx context.Context, sends ...sender) ([]redis.Cmder
 	if m, ok := ctx.(*member); ok {
 		m.meet(req)
 	} else {
-		p.send(req)
+		req.done = make(chan struct{})
+		p.start(req)
+		<-req.done
 	}
 	return req.cmds, req.err
 }
@@ -98,7 +108,7 @@ func (p *pipeline) sendAll(reqs []*request) {
 		part := reqs[:n]
 		reqs = reqs[n:]
 		began := time.Now()
-		err := p.trip(part...)
+		err := p.whole(part)
 		took, budget := time.Since(began), p.budget(n)
 		p.mu.Lock()
 		if p.fastest == 0 || took < p.fastest {
@@ -122,92 +132,49 @@ func (p *pipeline) sendAll(reqs []*request) {
 	}
 }
 
-// send blocks until the request has been answered.
-func (p *pipeline) send(req *request) {
+// whole sends requests in a round trip of their own and waits for its end. It returns an error if the server did not answer
+// all of them.
+func (p *pipeline) whole(reqs []*request) error {
+	done := make(chan struct{})
+	reqs[len(reqs)-1].done = done
 	p.mu.Lock()
-	if p.r.oneServer && p.running >= pipelineWidth {
-		req.done = make(chan struct{})
+	w := p.hireLocked()
+	p.mu.Unlock()
+	w.alone, w.reqs = true, reqs
+	go w.run()
+	<-done
+	for _, req := range reqs {
+		if req.err != nil {
+			return req.err
+		}
+		for _, cmd := range req.cmds {
+			if err := silence(cmd.Err()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// start sends a request, now or soon.
+func (p *pipeline) start(req *request) {
+	p.mu.Lock()
+	if p.r.oneServer && (p.running >= pipelineWidth || p.gathered > 0) {
 		p.queue = append(p.queue, req)
 		p.mu.Unlock()
-		<-req.done
 		return
 	}
 	p.running++
+	w := p.hireLocked()
 	p.mu.Unlock()
-	_ = p.trip(req) // each request has its error
-	if next := p.next(false); next != nil {
-		counted := p.r.begin() // if not, what is left is refused at once
-		go func() {
-			if counted {
-				defer p.r.work.Done()
-			}
-			for ; next != nil; next = p.next(true) {
-				_ = p.trip(next...)
-			}
-		}()
-	}
-}
-
-// next takes what has gathered, after a round trip that may have been one of several commands; without anything to take
-// it ends there.
-func (p *pipeline) next(several bool) []*request {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if several {
-		p.gathered--
-	}
-	n := min(len(p.queue), pipelineLength)
-	if n == 0 || p.gathered >= pipelineGathered {
-		p.running--
-		return nil
-	}
-	p.gathered++
-	batch := p.queue[:n:n]
-	if p.queue = p.queue[n:]; len(p.queue) == 0 {
-		p.queue = nil
-	}
-	return batch
+	w.one[0] = req
+	w.reqs = w.one[:]
+	go w.run()
 }
 
 // budget returns that of a round trip with n requests.
 func (p *pipeline) budget(n int) time.Duration {
 	return min(p.r.timeout+time.Duration(n-1)*p.r.timeout/pipelineShare, patient*p.r.timeout)
-}
-
-// trip sends requests together and tells those who wait for them. It returns an error if the server did not answer.
-func (p *pipeline) trip(batch ...*request) error {
-	cmds, err := call(batch[0].ctx, p.r, p.budget(len(batch)), func(ctx context.Context) ([]redis.Cmder, error) {
-		if len(batch) == 1 && len(batch[0].sends) == 1 {
-			cmd := batch[0].sends[0](ctx, p.r.client)
-			return []redis.Cmder{cmd}, silence(cmd.Err())
-		}
-		cmds, err := p.r.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-			for _, req := range batch {
-				for _, send := range req.sends {
-					send(ctx, pipe)
-				}
-			}
-			return nil
-		})
-		if err := unsent(cmds, err); err != nil {
-			return nil, err
-		}
-		return cmds, silence(err)
-	})
-	for _, req := range batch {
-		switch n := len(req.sends); {
-		case n <= len(cmds):
-			req.cmds, cmds = cmds[:n], cmds[n:] // each with its own error, if there was no answer to it
-		case err != nil:
-			req.err = err
-		default:
-			req.err = errReply
-		}
-		if req.done != nil {
-			close(req.done)
-		}
-	}
-	return err
 }
 
 // unsent returns the error of a pipeline that none of its commands knows of: a hook of the user's client has failed, and

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/bellwether-go/cache/internal/early"
 	"github.com/bellwether-go/cache/internal/record"
 )
@@ -27,6 +29,101 @@ type found struct {
 	raw    []byte
 	err    error
 	looked bool // it was of no use
+}
+
+// reading is a look in Redis for which the flight that wants it has no goroutine yet.
+type reading struct {
+	request
+	key   string
+	limit int
+	raw   []byte // without cmds
+	found found
+	one   [1]sender
+}
+
+func (rd *reading) send(ctx context.Context, c commands) redis.Cmder {
+	return c.GetRange(ctx, rd.key, 0, int64(rd.limit))
+}
+
+// answer returns what was read.
+func (rd *reading) answer() ([]byte, error) {
+	if rd.cmds == nil {
+		return rd.raw, rd.err
+	}
+	return got(rd.cmds[0])
+}
+
+// lead looks in Redis for a flight that this call has begun, and lets it go if there is nothing of use. Otherwise, and if
+// the flight need not look there, it has landed: no goroutine was needed but the one that sends. If ctx ends meanwhile, the
+// flight goes on without the call.
+func (c *core) lead(ctx context.Context, f *flight) {
+	if !c.leads(f) {
+		c.flights.goes(f, c.run)
+		return
+	}
+	if res := c.remembered(f); res != nil {
+		f.res = res
+		c.flights.lands(f)
+		return
+	}
+	rd := f.reading
+	rd.ctx, rd.key, rd.limit, rd.done = ctx, f.full, c.coder.maxRecord(), make(chan struct{})
+	rd.one[0] = rd
+	rd.sends = rd.one[:]
+	rd.found.since, rd.found.asOf = c.local.epoch(f.key), c.ticks.Add(1)
+	c.store.begin(rd)
+	select {
+	case <-rd.done:
+		c.looks(f)
+		return
+	case <-ctx.Done():
+	case <-c.closing:
+	}
+	go func() {
+		<-rd.done
+		c.looks(f)
+	}()
+}
+
+// leads reports whether a call may look in Redis itself: whether nothing that may happen there can hold it up, or ends its
+// goroutine.
+func (c *core) leads(f *flight) bool {
+	if c.redis == nil || !c.coder.ours || c.opts.Tags || f.kind > strict || len(f.key) > MaxKeyBytes || c.undone.has(f.key) {
+		return false
+	}
+	_, _, known := c.redis.clock.now()
+	return known
+}
+
+// looks looks at what was read for a flight. It lands, or goes.
+func (c *core) looks(f *flight) {
+	rd := f.reading
+	rd.found.raw, rd.found.err = rd.answer()
+	f.found = &rd.found
+	looked := false
+	defer func() {
+		if p := recover(); p != nil || !looked {
+			c.flights.landWith(f, p)
+			c.flights.running.Done()
+		}
+	}()
+	f.res = c.lookFound(f)
+	if looked = true; f.res == nil {
+		c.flights.goes(f, c.run)
+		return
+	}
+	c.flights.lands(f)
+}
+
+// lookFound is firstLook at what was read along with others. What is of no use is not looked at again.
+func (c *core) lookFound(f *flight) *result {
+	found := f.found
+	res, raw, err := c.firstLook(f)
+	if res == nil {
+		found.raw, found.err, found.looked = raw, err, true
+		f.found = found
+	}
+	return res
 }
 
 // read reads the record, unless that is done, and makes an entry of it.
@@ -87,7 +184,12 @@ func (c *core) use(
 	if !timed && outlives && !judged && c.redis.learnTime(f.ctx) == nil {
 		first, late, timed = c.redis.clock.now()
 	}
-	e := &entry{
+	x := new(struct {
+		entry
+		result
+	})
+	e := &x.entry
+	*e = entry{
 		id: h.ID, fence: h.Fence, cost: cost, at: time.Now(), failures: h.Lease.Failures,
 		left: time.Duration(h.FreshUntil-late) * time.Microsecond,
 	}
@@ -101,7 +203,8 @@ func (c *core) use(
 	case h.StaleUntil <= late:
 		return nil, nil
 	}
-	e.res = &result{negative: h.State == record.Negative, stale: !e.fresh, asOf: asOf, began: f.since}
+	e.res = &x.result
+	*e.res = result{negative: h.State == record.Negative, stale: !e.fresh, asOf: asOf, began: f.since}
 	if h.Tagged {
 		if e.res.tags, err = c.coder.tags(&h, payload); err != nil {
 			c.stats.unreadable.Add(1)

@@ -370,8 +370,11 @@ func insist[T any](
 
 // silence returns err if it means that the server did not answer. An error reply is an answer.
 func silence(err error) error {
+	if err == nil {
+		return nil
+	}
 	var answer redis.Error
-	if err == nil || errors.As(err, &answer) || errors.Is(err, redis.TxFailedErr) {
+	if errors.As(err, &answer) || errors.Is(err, redis.TxFailedErr) {
 		return nil
 	}
 	return err

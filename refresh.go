@@ -16,8 +16,18 @@ const mostRefreshes = 100
 // timer that is not the next one to fire wakes nobody.
 func soon(f func()) { time.AfterFunc(time.Millisecond, f) }
 
+// refreshSoon is refresh on the path of a hit.
+func (c *core) refreshSoon(ctx context.Context, d due, co callOptions, loader anyLoader) {
+	if c.flights.begin() {
+		c.soon(func() {
+			defer c.flights.running.Done()
+			c.refresh(ctx, d, co, loader)
+		})
+	}
+}
+
 // refresh starts one, unless there is one, or there are too many, or the last load failed a moment ago.
-func (c *core) refresh(ctx context.Context, d due, co callOptions, load func(context.Context, string) (any, error)) {
+func (c *core) refresh(ctx context.Context, d due, co callOptions, loader anyLoader) {
 	id := flightID{d.key, unasked}
 	if co.ttl < 0 || c.flights.find(id) != nil { // what is not to be stored is of no use
 		return
@@ -32,14 +42,13 @@ func (c *core) refresh(ctx context.Context, d due, co callOptions, load func(con
 		c.local.rearm(d.key, pollMost)
 		return
 	}
-	f := c.newFlight(ctx, id, co, load)
+	f := c.newFlight(ctx, id, co, loader)
 	f.prev, f.aged = d.prev, d.aged
 	if !c.flights.start(f, func(f *flight) *result {
 		defer c.refreshing.Add(-1)
 		return c.run(f)
 	}) {
 		c.refreshing.Add(-1)
-		f.cancel(nil)
 		return
 	}
 	c.stats.refreshes.Add(1)
@@ -93,7 +102,7 @@ func (c *core) refreshFor(f *flight, d due) {
 		f.batch.refresh(d)
 		return
 	}
-	c.refresh(f.ctx, d, f.co, f.load)
+	c.refresh(f.ctx, d, f.co, f.loader)
 }
 
 // await waits for a flight that brings what f is for, as long as f waits for others, and reports whether it has landed.

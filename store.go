@@ -77,7 +77,7 @@ func (s *scriptStore) run(ctx context.Context, v verb, key string, args ...any) 
 func (s *scriptStore) promise(ctx context.Context, v verb, key string, args ...any) ([]any, error) {
 	return s.runBy(ctx, func(ctx context.Context, send sender) (redis.Cmder, error) {
 		return insist(ctx, s.r, patient*s.r.timeout, func(ctx context.Context) (redis.Cmder, error) {
-			cmd := send(ctx, s.r.client)
+			cmd := send.send(ctx, s.r.client)
 			return cmd, silence(cmd.Err())
 		})
 	}, v, key, args...)
@@ -99,13 +99,13 @@ func (s *scriptStore) runBy(
 		full = !s.load(m, v, 0)
 	}
 	for {
-		cmd, err := do(ctx, func(ctx context.Context, c commands) redis.Cmder {
+		cmd, err := do(ctx, sending(func(ctx context.Context, c commands) redis.Cmder {
 			sent = time.Now()
 			if full {
 				return v.script.Eval(ctx, c, []string{key}, args...)
 			}
 			return v.script.EvalSha(ctx, c, []string{key}, args...)
-		})
+		}))
 		if err != nil {
 			return nil, err
 		}
@@ -171,6 +171,8 @@ func (s *scriptStore) read(ctx context.Context, key string, limit int) ([]byte, 
 	return got(cmd)
 }
 
+func (s *scriptStore) begin(rd *reading) { s.r.pipeline.start(&rd.request) }
+
 func (s *scriptStore) readAll(ctx context.Context, keys []string, limit int) ([][]byte, []error) {
 	reqs, raws, errs := make([]*request, len(keys)), make([][]byte, len(keys)), make([]error, len(keys))
 	for i, key := range keys {
@@ -187,7 +189,7 @@ func (s *scriptStore) readAll(ctx context.Context, keys []string, limit int) ([]
 
 // get reads a record. One byte more than the longest one tells that it is longer.
 func get(key string, limit int) sender {
-	return func(ctx context.Context, c commands) redis.Cmder { return c.GetRange(ctx, key, 0, int64(limit)) }
+	return sending(func(ctx context.Context, c commands) redis.Cmder { return c.GetRange(ctx, key, 0, int64(limit)) })
 }
 
 func got(cmd redis.Cmder) ([]byte, error) {
@@ -200,6 +202,9 @@ func got(cmd redis.Cmder) ([]byte, error) {
 
 // wrongType reports whether somebody keeps another kind of value under the key.
 func wrongType(err error) bool {
+	if err == nil {
+		return false
+	}
 	var answer redis.Error
 	return errors.As(err, &answer) && strings.HasPrefix(answer.Error(), "WRONGTYPE")
 }

@@ -144,9 +144,9 @@ func (s *scriptStore) getBarriers(name string, tags []string) sender {
 	for _, t := range tags {
 		fields = append(fields, "t"+t)
 	}
-	return func(ctx context.Context, c commands) redis.Cmder {
+	return sending(func(ctx context.Context, c commands) redis.Cmder {
 		return c.HMGet(ctx, s.r.barriersKey(name), fields...)
-	}
+	})
 }
 
 func (s *scriptStore) gotBarriers(ctx context.Context, name string, cmd redis.Cmder) (int64, error) {

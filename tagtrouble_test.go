@@ -23,18 +23,19 @@ func TestRememberedWhenTagIsDeleted(t *testing.T) {
 			t.Fatal(err)
 		}
 		gate := make(chan struct{})
-		f, err := c.core.flights.join(flightID{key: "k"}, func() *flight {
+		f, _, err := c.core.flights.join(flightID{key: "k"}, func() *flight {
 			f := &flight{order: &order{c: c.core}, flightID: flightID{key: "k"}, landed: make(chan struct{})}
 			f.ctx, f.cancel = context.WithCancelCause(background)
 			return f
-		}, func(f *flight) *result { // like core.run
-			res := c.core.remembered(f)
-			<-gate
-			return res
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
+		c.core.flights.goes(f, func(f *flight) *result { // like core.run
+			res := c.core.remembered(f)
+			<-gate
+			return res
+		})
 		synctest.Wait()
 		deleteTags(t, c, "t")
 		done := make(chan string, 1)

@@ -11,9 +11,7 @@ import (
 // What a call does in the tiers: memory, then the flight of its key, which looks in Redis, and then loads.
 
 // fly is a call that found nothing in memory that is fresh and not due.
-func (c *core) fly(
-	ctx context.Context, key string, co callOptions, load func(context.Context, string) (any, error),
-) (any, error) {
+func (c *core) fly(ctx context.Context, key string, co callOptions, loader anyLoader) (any, error) {
 	began := c.ticks.Load()
 	if c.waitsForItself(ctx, key) {
 		return nil, errOwnKey
@@ -24,7 +22,7 @@ func (c *core) fly(
 	if co.cached {
 		return c.onlyCached(ctx, key, co)
 	}
-	if res := c.fromMemory(ctx, key, co, load); res != nil {
+	if res := c.fromMemory(ctx, key, co, loader); res != nil {
 		return c.answer(res)
 	}
 	id := flightID{key, co.kind()}
@@ -32,21 +30,26 @@ func (c *core) fly(
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		f, err := c.flights.join(id, func() *flight { return c.newFlight(ctx, id, co, load) }, c.run)
+		f, leads, err := c.flights.join(id, func() *flight { return c.newFlight(ctx, id, co, loader) })
 		if err != nil {
 			return nil, err
 		}
-		select {
-		case <-f.landed:
-		case <-ctx.Done():
-			select { // a result that is there goes first
-			case <-f.landed:
-			default:
-				c.flights.leave(f)
-				return nil, ctx.Err()
+		if leads {
+			c.lead(ctx, f)
+		}
+		if landed := c.flights.landing(f); landed != nil {
+			select {
+			case <-landed:
+			case <-ctx.Done():
+				select { // a result that is there goes first
+				case <-landed:
+				default:
+					c.flights.leave(f)
+					return nil, ctx.Err()
+				}
+			case <-c.closing:
+				return nil, ErrClosed
 			}
-		case <-c.closing:
-			return nil, ErrClosed
 		}
 		res := f.outcome()
 		if res.serves(began, id.kind) {
@@ -75,14 +78,13 @@ func (res *result) serves(began uint64, k kind) bool {
 	return true
 }
 
-func (c *core) newFlight(
-	ctx context.Context, id flightID, co callOptions, load func(context.Context, string) (any, error),
-) *flight {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+func (c *core) newFlight(ctx context.Context, id flightID, co callOptions, loader anyLoader) *flight {
 	f := &struct {
 		flight
-		its order
-	}{its: order{c: c, co: co, parent: taskFrom(ctx), load: load, cancel: cancel}}
+		its   order
+		first reading
+	}{its: order{c: c, co: co, parent: taskFrom(ctx), loader: loader}}
+	f.its.reading = &f.first
 	f.order, f.flightID, f.ctx = &f.its, id, ctx
 	f.name()
 	return &f.flight
@@ -128,17 +130,12 @@ func (c *core) closed() bool {
 	}
 }
 
-// fromMemory returns what memory has for a call, or nil. If that is to be loaded anew, it is, in the background, with load
+// fromMemory returns what memory has for a call, or nil. If that is to be loaded anew, it is, in the background, with loader
 // unless that is nil.
-func (c *core) fromMemory(
-	ctx context.Context, key string, co callOptions, load func(context.Context, string) (any, error),
-) *result {
-	res, aged := c.remembers(key, co.kind(), load != nil)
-	if aged != nil && c.flights.begin() {
-		c.soon(func() {
-			defer c.flights.running.Done()
-			c.refresh(ctx, due{key: key, aged: aged}, co, load)
-		})
+func (c *core) fromMemory(ctx context.Context, key string, co callOptions, loader anyLoader) *result {
+	res, aged := c.remembers(key, co.kind(), loader != nil)
+	if aged != nil {
+		c.refreshSoon(ctx, due{key: key, aged: aged}, co, loader)
 	}
 	return res
 }

@@ -169,7 +169,7 @@ func (p *player) refresh() {
 		}
 		p.remember("refreshes " + tr.net.state())
 		f := &flight{order: &order{c: p.cache.core}, flightID: flightID{key: trialKey}, full: trialFull, ctx: context.Background()}
-		f.load = func(ctx context.Context, key string) (any, error) { return p.load(ctx, key) }
+		f.loader = Loader[int](p.load)
 		_ = refreshNow(p.cache.core, f, h.ID)
 	}()
 }
