@@ -23,6 +23,7 @@ type pipeline struct {
 	gathered int           // of those, that carry more than one command; guarded by mu
 	queue    []*request    // guarded by mu
 	idle     []*worker     // guarded by mu
+	closed   bool          // guarded by mu
 }
 
 const (
@@ -140,8 +141,8 @@ func (p *pipeline) whole(reqs []*request) error {
 	p.mu.Lock()
 	w := p.hireLocked()
 	p.mu.Unlock()
-	w.alone, w.reqs = true, reqs
-	go w.run()
+	w.alone = true
+	w.does(reqs)
 	<-done
 	for _, req := range reqs {
 		if req.err != nil {
@@ -168,8 +169,7 @@ func (p *pipeline) start(req *request) {
 	w := p.hireLocked()
 	p.mu.Unlock()
 	w.one[0] = req
-	w.reqs = w.one[:]
-	go w.run()
+	w.does(w.one[:])
 }
 
 // budget returns that of a round trip with n requests.

@@ -192,6 +192,7 @@ func (r *Redis) Close() error {
 	r.closed = true
 	r.mu.Unlock()
 	r.stream.close()
+	r.pipeline.close()
 	r.work.Wait()
 	return nil
 }

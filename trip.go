@@ -9,17 +9,17 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// worker sends what it is given, and then what has gathered meanwhile, in a goroutine that ends when there is nothing left.
-// It is used again, for its timer. A worker whose command is not answered in time is left behind, because go-redis does not
-// return when its context ends: with a frozen server it was seen to return after 5.0 s whatever the context.
+// worker sends what it is given, then what has gathered meanwhile, and then rests: a new goroutine for each round trip would
+// spend 5 us on the growth of its stack. A worker whose command is not answered in time is left behind, because go-redis does
+// not return when its context ends: with a frozen server it was seen to return after 5.0 s whatever the context.
 type worker struct {
 	p        *pipeline
-	run      func() // work
 	reqs     []*request
 	one      [1]*request
-	alone    bool // it does not look for what has gathered
-	gathered bool // reqs is of that
-	lost     bool // left behind
+	alone    bool          // it does not look for what has gathered
+	gathered bool          // reqs is of that
+	lost     bool          // left behind
+	wake     chan struct{} // with new reqs, or none: then it is to end; nil before it has rested
 	now      atomic.Pointer[trip]
 	timer    *time.Timer // gives now up
 }
@@ -53,34 +53,63 @@ func (t *trip) Err() error {
 	return context.DeadlineExceeded
 }
 
-// idleWorkers is how many are kept.
-const idleWorkers = 2 * pipelineWidth
+// idleWorkers is how many rest.
+const idleWorkers = pipelineWidth + pipelineWholes
 
+// hireLocked returns a worker to be given something to do.
 func (p *pipeline) hireLocked() *worker {
-	if n := len(p.idle); n > 0 {
-		w := p.idle[n-1]
-		p.idle = p.idle[:n-1]
-		return w
+	n := len(p.idle)
+	if n == 0 {
+		return &worker{p: p}
 	}
-	w := &worker{p: p}
-	w.run = w.work
+	w := p.idle[n-1]
+	p.idle = p.idle[:n-1]
 	return w
 }
 
-func (w *worker) work() {
-	ended := true // by a hook of the user's client
-	defer func() {
-		if ended && !w.lost && w.next() {
-			go w.run()
-		}
-	}()
-	for more := true; more; more = !w.lost && w.next() {
-		w.trip()
+// does gives a worker that was hired something to do.
+func (w *worker) does(reqs []*request) {
+	w.reqs = reqs
+	if w.wake != nil {
+		w.wake <- struct{}{}
+	} else {
+		go w.work()
 	}
-	ended = false
 }
 
-// next takes what has gathered, and reports whether there is anything. Otherwise the worker is idle.
+// close ends the workers that rest; others end when they would.
+func (p *pipeline) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, w := range p.idle {
+		w.wake <- struct{}{}
+	}
+	p.idle = nil
+}
+
+func (w *worker) work() {
+	exits := true // because of a hook of the user's client
+	defer func() {
+		if exits && !w.lost {
+			go w.successor().work()
+		}
+	}()
+	for w.reqs != nil || w.next() || w.rests() {
+		if w.trip(); w.lost {
+			break
+		}
+		w.reqs, w.one[0] = nil, nil
+	}
+	exits = false
+}
+
+// successor is a worker that goes on in the place of one that cannot.
+func (w *worker) successor() *worker {
+	return &worker{p: w.p, alone: w.alone, gathered: w.gathered}
+}
+
+// next takes what has gathered, and reports whether there is anything.
 func (w *worker) next() bool {
 	p := w.p
 	p.mu.Lock()
@@ -89,24 +118,39 @@ func (w *worker) next() bool {
 		w.gathered = false
 		p.gathered--
 	}
+	if w.alone {
+		w.alone = false
+		return false
+	}
 	n := min(len(p.queue), pipelineLength)
-	if !w.alone && n > 0 && p.gathered < pipelineGathered {
-		p.gathered++
-		w.gathered = true
-		w.reqs = p.queue[:n:n]
-		if p.queue = p.queue[n:]; len(p.queue) == 0 {
-			p.queue = nil
-		}
-		return true
-	}
-	if !w.alone {
+	if n == 0 || p.gathered >= pipelineGathered {
 		p.running--
+		return false
 	}
-	w.alone, w.reqs, w.one[0] = false, nil, nil
-	if len(p.idle) < idleWorkers {
-		p.idle = append(p.idle, w)
+	p.gathered++
+	w.gathered = true
+	w.reqs = p.queue[:n:n]
+	if p.queue = p.queue[n:]; len(p.queue) == 0 {
+		p.queue = nil
 	}
-	return false
+	return true
+}
+
+// rests waits for something to do, and reports whether there is anything.
+func (w *worker) rests() bool {
+	p := w.p
+	p.mu.Lock()
+	if p.closed || len(p.idle) == idleWorkers {
+		p.mu.Unlock()
+		return false
+	}
+	if w.wake == nil {
+		w.wake = make(chan struct{}, 1)
+	}
+	p.idle = append(p.idle, w)
+	p.mu.Unlock()
+	<-w.wake
+	return w.reqs != nil
 }
 
 // trip makes a round trip, unless the breaker is open, and tells those who wait for its requests.
@@ -157,13 +201,7 @@ func (w *worker) giveUp() {
 	}
 	t.report(w.p.r.note(context.DeadlineExceeded))
 	w.answer(nil, context.DeadlineExceeded)
-	w.p.mu.Lock()
-	other := w.p.hireLocked()
-	w.p.mu.Unlock()
-	other.alone, other.gathered = w.alone, w.gathered
-	if other.next() {
-		other.work()
-	}
+	w.successor().work()
 }
 
 // exchange sends the requests and returns their commands, or an error if the server did not answer.

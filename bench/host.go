@@ -3,10 +3,15 @@ package main
 import (
 	"fmt"
 	"os"
+
+	"github.com/bellwether-go/cache/internal/realredis"
 )
 
 // host is the part of a testing.TB that starting a Redis asks for. What is missing or goes wrong ends the program.
-type host struct{ cleanups []func() }
+type host struct {
+	cleanups []func()
+	shared   *realredis.Server
+}
 
 func (h *host) Helper()          {}
 func (h *host) Log(args ...any)  { fmt.Fprintln(os.Stderr, args...) }
@@ -40,4 +45,13 @@ func (h *host) close() {
 		h.cleanups = h.cleanups[:last]
 		f()
 	}
+}
+
+// server returns the server that all contenders share: with one for each, what they measured depended on which of them the
+// kernel had put on which processor.
+func (h *host) server() *realredis.Server {
+	if h.shared == nil {
+		h.shared = realredis.Start(h)
+	}
+	return h.shared
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/dtm-labs/rockscache"
 
 	"github.com/bellwether-go/cache"
-	"github.com/bellwether-go/cache/internal/realredis"
 )
 
 // Hits in Redis, with nothing kept in memory.
@@ -120,13 +119,9 @@ func remoteHits(h *host) (cs []contest) {
 		c := contest{name: fmt.Sprintf("hits in Redis, %d goroutines", goroutines), columns: perOperation}
 		for _, r := range remotes() {
 			c.contenders = append(c.contenders, contender{r.name, r.module, func() (player, func()) {
-				server := realredis.Start(h)
-				get, done := r.make(server.Addr)
+				get, done := r.make(h.server().Addr)
 				ask(get, 1, remoteKeys)
-				return each(remoteLookups, func() { ask(get, goroutines, remoteLookups) }), func() {
-					done()
-					server.Kill()
-				}
+				return each(remoteLookups, func() { ask(get, goroutines, remoteLookups) }), done
 			}})
 		}
 		cs = append(cs, c)
