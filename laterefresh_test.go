@@ -88,6 +88,7 @@ func TestReadFailsWhileLoaded(t *testing.T) {
 		}
 		w.CutOff("A", false)
 		time.Sleep(time.Minute - 2*time.Second)
+		synctest.Wait()
 		if late.must(t, "v2", nil, late.took); p.cache.Stats().Loads != 1 {
 			t.Errorf("%d loads", p.cache.Stats().Loads)
 		}

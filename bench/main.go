@@ -19,6 +19,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/bellwether-go/cache/internal/workers"
 )
 
 // contender does something in its own way.
@@ -39,7 +41,13 @@ type contest struct {
 	contenders []contender
 }
 
-func main() {
+func main() { workers.Main(program{}, work) }
+
+// program is what runs unless this is a process of a fleet.
+type program struct{}
+
+// Run compares.
+func (program) Run() int {
 	rounds := flag.Int("rounds", 15, "times that each contender is measured")
 	slice := flag.Duration("time", 50*time.Millisecond, "how long, each time")
 	only := flag.String("run", "", "contests whose names match")
@@ -47,17 +55,18 @@ func main() {
 	match, err := regexp.Compile(*only)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(2)
+		return 2
 	}
 	h := new(host)
 	defer h.close()
-	all := slices.Concat(hits(), many(), herd(), remoteHits(h), memory())
+	all := slices.Concat(hits(), many(), herd(), remoteHits(h), fleets(h), memory())
 	conditions(os.Stdout, all)
 	for _, c := range all {
 		if match.MatchString(c.name) {
 			c.run(os.Stdout, *rounds, *slice)
 		}
 	}
+	return 0
 }
 
 // conditions says where it is measured, and what.

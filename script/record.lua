@@ -34,7 +34,7 @@ end
 -- so they are looked at: all digits, and fences so small that a next one can be written. A record whose checksum is
 -- broken, 8 bytes or '', is one that the caller was not able to read.
 local function open(broken)
-  local raw = redis.pcall('GETRANGE', KEYS[1], 0, SIZE - 1)
+  local raw = redis.pcall('GETRANGE', KEYS[1], 0, SIZE + MOST * 16 - 1) -- with the inboxes, in one command
   if type(raw) ~= 'string' or #raw < SIZE or string.sub(raw, 1, 3) ~= 'bw1' or string.sub(raw, 129, 136) == broken
     or not string.find(string.sub(raw, 5, 14), '^%d+$') or not string.find(string.sub(raw, 47, 110), '^[0-8]%d+$')
     or not string.find(string.sub(raw, 153, 195), '^[0-8]%d+$') then
@@ -56,6 +56,7 @@ local function open(broken)
     lease = tonumber(string.sub(raw, 185, 194)),
     all = news % 2 == 1,
     failures = math.floor(news / 2),
+    rest = string.sub(raw, SIZE + 1),
   }
 end
 
@@ -86,10 +87,7 @@ local function tenure(owner, fence, till, lease, all, failures)
 end
 
 -- waiting returns the inboxes noted on the stub r.
-local function waiting(r)
-  if not r.stub then return '' end
-  return redis.call('GETRANGE', KEYS[1], SIZE, SIZE + MOST * 16 - 1)
-end
+local function waiting(r) return r.stub and r.rest or '' end
 
 -- wake tells those who wait for r's holder: kind 'C' committed (with the record, if it is small) or 'A' aborted.
 -- Without permission for channels nobody is told; they poll.

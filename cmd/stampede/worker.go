@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,7 +12,6 @@ import (
 	"os/signal"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -99,10 +97,10 @@ func work(spec string) error {
 		_, _ = io.Copy(io.Discard, in)
 		os.Exit(1)
 	}()
-	commands.Store(0)
+	commands.Reset()
 	close(start)
 	wg.Wait()
-	out.Commands = commands.Load()
+	out.Commands = commands.Sent()
 	return json.NewEncoder(os.Stdout).Encode(out)
 }
 
@@ -110,17 +108,12 @@ func work(spec string) error {
 type getter func(ctx context.Context, key string) (string, error)
 
 // connect builds the mode. The modes share the client, the format, the TTL and the origin; they differ in protection.
-func (j *job) connect() (get getter, commands *atomic.Int64, closeAll func(), err error) {
-	commands = new(atomic.Int64)
-	var dialer net.Dialer
+func (j *job) connect() (get getter, commands *resp.Counter, closeAll func(), err error) {
+	commands = new(resp.Counter)
 	client := redis.NewClient(&redis.Options{
 		Addr: j.Redis,
-		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return &countingConn{Conn: conn, commands: commands}, nil
+		Dialer: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return commands.Dial(ctx, new(net.Dialer), addr)
 		},
 	})
 	if err := client.Ping(context.Background()).Err(); err != nil {
@@ -176,32 +169,4 @@ func (j *job) connect() (get getter, commands *atomic.Int64, closeAll func(), er
 			_ = rds.Close()
 			_ = client.Close()
 		}, nil
-}
-
-// countingConn counts the commands that a client sends.
-type countingConn struct {
-	net.Conn
-	commands *atomic.Int64
-	mu       sync.Mutex
-	rest     []byte // of a command that is not complete; guarded by mu
-}
-
-// handshake are the commands with which go-redis begins a connection.
-var handshake = map[string]bool{"hello": true, "client": true, "auth": true, "select": true}
-
-func (c *countingConn) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	c.rest = append(c.rest, p...)
-	for {
-		n, err := resp.Next(c.rest)
-		if n == 0 || err != nil {
-			break
-		}
-		if args, err := resp.Args(c.rest[:n]); err == nil && !handshake[string(bytes.ToLower([]byte(args[0])))] {
-			c.commands.Add(1)
-		}
-		c.rest = c.rest[n:]
-	}
-	c.mu.Unlock()
-	return c.Conn.Write(p)
 }

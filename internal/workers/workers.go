@@ -49,8 +49,20 @@ func Ready() (report func(any) error, err error) {
 	}, err
 }
 
-// Run runs n workers that have the same job, and returns their reports. They end with the test.
-func Run[R any](t realredis.T, n int, job any) []R {
+// Run runs n workers that have the same job, and returns their reports. They end with the test. Of moments, the first is
+// called when all are ready, the second when all have reported, before they end.
+func Run[R any](t realredis.T, n int, job any, moments ...func()) []R {
+	t.Helper()
+	reports, errs := Some[R](t, n, job, moments...)
+	for _, err := range errs {
+		t.Error(err)
+	}
+	return reports
+}
+
+// Some is Run for workers of which some may end without a report. It returns the reports of the others, and an error for each
+// of those.
+func Some[R any](t realredis.T, n int, job any, moments ...func()) (reports []R, errs []error) {
 	t.Helper()
 	spec, err := json.Marshal(job)
 	if err != nil {
@@ -88,21 +100,35 @@ func Run[R any](t realredis.T, n int, job any) []R {
 			t.Fatal(err)
 		}
 	}
+	if len(moments) > 0 {
+		moments[0]()
+	}
 	for _, w := range workers {
 		if _, err := io.WriteString(w.in, "go\n"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	reports := make([]R, n)
+	var mu sync.Mutex
 	var all sync.WaitGroup
-	for i, w := range workers {
+	for _, w := range workers {
 		all.Go(func() {
-			if err := json.NewDecoder(w.out).Decode(&reports[i]); err != nil {
-				t.Error(err)
+			var r R
+			err := json.NewDecoder(w.out).Decode(&r)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
+			} else {
+				reports = append(reports, r)
 			}
-			_ = w.in.Close()
 		})
 	}
 	all.Wait()
-	return reports
+	if len(moments) > 1 {
+		moments[1]()
+	}
+	for _, w := range workers {
+		_ = w.in.Close()
+	}
+	return reports, errs
 }
