@@ -95,7 +95,7 @@ func herd() []contest {
 			n := 0
 			return func(time.Duration) []float64 {
 				n++
-				return o.rush(fmt.Sprint("user-", n), get)
+				return o.rush(fmt.Sprint("user-", n), get, callers)
 			}, done
 		}})
 	}
@@ -103,7 +103,7 @@ func herd() []contest {
 }
 
 // rush lets all callers go at once.
-func (o *origin) rush(key string, get func(key string) (user, error)) []float64 {
+func (o *origin) rush(key string, get func(key string) (user, error), callers int) []float64 {
 	o.loads.Store(0)
 	start := make(chan struct{})
 	var ready, all sync.WaitGroup
@@ -126,6 +126,6 @@ func (o *origin) rush(key string, get func(key string) (user, error)) []float64 
 	took := time.Since(began) - loading
 	runtime.ReadMemStats(&after)
 	return []float64{
-		float64(took.Microseconds()) / 1000, float64(after.Mallocs-before.Mallocs) / callers, float64(o.loads.Load()),
+		float64(took.Microseconds()) / 1000, float64(after.Mallocs-before.Mallocs) / float64(callers), float64(o.loads.Load()),
 	}
 }

@@ -3,6 +3,7 @@
 // needs them.
 //
 //	go run . [-rounds 15] [-time 50ms] [-run regexp]
+//	go run . -growth ../docs/growth
 package main
 
 import (
@@ -51,6 +52,7 @@ func (program) Run() int {
 	rounds := flag.Int("rounds", 15, "times that each contender is measured")
 	slice := flag.Duration("time", 50*time.Millisecond, "how long, each time")
 	only := flag.String("run", "", "contests whose names match")
+	curves := flag.String("growth", "", "instead, draw how costs grow in files in this `directory`")
 	flag.Parse()
 	match, err := regexp.Compile(*only)
 	if err != nil {
@@ -59,7 +61,14 @@ func (program) Run() int {
 	}
 	h := new(host)
 	defer h.close()
-	all := slices.Concat(hits(), many(), herd(), remoteHits(h), fleets(h), memory())
+	if *curves != "" {
+		if err := growth(h, *curves, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
+	all := slices.Concat(hits(), many(), herd(), remoteHits(h), fleets(h), memory(), remoteMemory(h))
 	conditions(os.Stdout, all)
 	for _, c := range all {
 		if match.MatchString(c.name) {

@@ -145,3 +145,40 @@ func ask(get func(ctx context.Context, key string) (user, error), goroutines, n 
 	}
 	all.Wait()
 }
+
+// remoteMemory compares what one entry takes of Redis's memory, with its key, by MEMORY USAGE.
+func remoteMemory(h *host) []contest {
+	c := contest{name: "memory of an entry in Redis: a struct of 18 bytes in msgpack", columns: []string{"bytes", "of them stored"}, rounds: 1}
+	for _, r := range remotes() {
+		c.contenders = append(c.contenders, contender{r.name, r.module, func() (player, func()) {
+			server := h.server()
+			get, done := r.make(server.Addr)
+			return func(time.Duration) []float64 {
+				const key = "user-0"
+				client, ctx := server.Client(nil), context.Background()
+				defer client.Close()
+				if _, err := get(ctx, key); err != nil {
+					h.Fatal(err)
+				}
+				keys, err := client.Keys(ctx, "*"+key).Result()
+				if err != nil || len(keys) != 1 {
+					h.Fatal(keys, err)
+				}
+				defer client.Del(ctx, keys...)
+				used, err := client.MemoryUsage(ctx, keys[0]).Result()
+				if err != nil {
+					h.Fatal(err)
+				}
+				stored, err := client.StrLen(ctx, keys[0]).Result()
+				if err != nil { // it is a hash
+					all, _ := client.HGetAll(ctx, keys[0]).Result()
+					for k, v := range all {
+						stored += int64(len(k) + len(v))
+					}
+				}
+				return []float64{float64(used), float64(stored)}
+			}, done
+		}})
+	}
+	return []contest{c}
+}
