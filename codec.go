@@ -18,6 +18,10 @@ import (
 // Codec turns values into bytes and back. It must be safe for concurrent use. Whatever Unmarshal makes of bytes it did
 // not write, an error or a panic, is a miss; but a Codec that believes lengths declared in its input may allocate
 // without bound.
+//
+// What Msgpack and JSON have written, with whatever methods your types have for it, is decoded in the goroutine of a call: it
+// cannot leave meanwhile, and a method that ends the goroutine (runtime.Goexit) ends the caller's. Other Codecs are called in
+// goroutines of the cache's.
 type Codec interface {
 	// Name tells formats apart: entries of another Codec are left alone, like entries of another type.
 	Name() string

@@ -112,9 +112,10 @@ type flight struct {
 	company member // ctx, in a batch
 }
 
-// flights are the flights under way. Calls find the one of their key here, and singleflight
-// (https://pkg.go.dev/golang.org/x/sync/singleflight) runs one for each name; its traps are kept away from it. Callers wait for their flight and not for it, because it never answers them
-// after a Goexit (go.dev/issue/67087), and they leave by themselves. A flight that was forgotten or that nobody wants
+// flights are the flights under way. Calls find the one of their key here. The call that began it leads it to Redis (see
+// core.lead); from there, if there is nothing of use, singleflight (https://pkg.go.dev/golang.org/x/sync/singleflight) runs one
+// for each name. Its traps are kept away from it: callers wait for their flight and not for it, because it never answers
+// them after a Goexit (go.dev/issue/67087), and they leave by themselves. A flight that was forgotten or that nobody wants
 // takes no more of them.
 type flights struct {
 	group [kinds]singleflight.Group

@@ -4,6 +4,7 @@
 //
 //	go run . [-rounds 15] [-time 50ms] [-run regexp]
 //	go run . -growth ../docs/growth
+//	go run . -capacity
 package main
 
 import (
@@ -53,7 +54,12 @@ func (program) Run() int {
 	slice := flag.Duration("time", 50*time.Millisecond, "how long, each time")
 	only := flag.String("run", "", "contests whose names match")
 	curves := flag.String("growth", "", "instead, draw how costs grow in files in this `directory`")
+	modelled := flag.Bool("capacity", false, "instead, print a model of large fleets")
 	flag.Parse()
+	if *modelled {
+		model(os.Stdout)
+		return 0
+	}
 	match, err := regexp.Compile(*only)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -68,7 +74,7 @@ func (program) Run() int {
 		}
 		return 0
 	}
-	all := slices.Concat(hits(), many(), herd(), remoteHits(h), fleets(h), memory(), remoteMemory(h))
+	all := slices.Concat(hits(), many(), herd(), remoteCalls(h), fleets(h), memory(), remoteMemory(h))
 	conditions(os.Stdout, all)
 	for _, c := range all {
 		if match.MatchString(c.name) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -113,30 +115,72 @@ func packed(_ context.Context, key string) (string, error) {
 	return string(b), err
 }
 
-// remoteHits compares reads of what is in Redis.
-func remoteHits(h *host) (cs []contest) {
-	for _, goroutines := range []int{1, 16, 256} {
-		c := contest{name: fmt.Sprintf("hits in Redis, %d goroutines", goroutines), columns: perOperation}
-		for _, r := range remotes() {
-			c.contenders = append(c.contenders, contender{r.name, r.module, func() (player, func()) {
-				get, done := r.make(h.server().Addr)
-				ask(get, 1, remoteKeys)
-				return each(remoteLookups, func() { ask(get, goroutines, remoteLookups) }), done
-			}})
+// remoteCalls compares reads of what is in Redis, and loads of what is not. Redis's own time is counted too.
+func remoteCalls(h *host) (cs []contest) {
+	for _, cold := range []bool{false, true} {
+		for _, goroutines := range []int{1, 16, 256} {
+			c := contest{name: fmt.Sprintf("hits in Redis, %d goroutines", goroutines)}
+			if cold {
+				c.name = fmt.Sprintf("misses in Redis, loaded at once and stored, %d goroutines", goroutines)
+			}
+			c.columns = append(slices.Clone(perOperation), "us of Redis")
+			for _, r := range remotes() {
+				c.contenders = append(c.contenders, contender{r.name, r.module, func() (player, func()) {
+					server := h.server()
+					get, done := r.make(server.Addr)
+					client := server.Client(nil)
+					ask(get, 1, remoteKeys, "")
+					round, asked := 0, 0
+					play := each(remoteLookups, func() {
+						suffix := ""
+						if cold {
+							round++
+							suffix = fmt.Sprint("-", goroutines, "-", round)
+						}
+						asked += remoteLookups
+						ask(get, goroutines, remoteLookups, suffix)
+					})
+					return func(slice time.Duration) []float64 {
+						asked = 0
+						before := h.busy(client)
+						columns := play(slice)
+						return append(columns, (h.busy(client)-before)/float64(asked))
+					}, done
+				}})
+			}
+			cs = append(cs, c)
 		}
-		cs = append(cs, c)
 	}
 	return cs
 }
 
-// ask asks for n keys.
-func ask(get func(ctx context.Context, key string) (user, error), goroutines, n int) {
+// busy is how many microseconds the server has used of a processor.
+func (h *host) busy(client *redis.Client) (us float64) {
+	info, err := client.InfoMap(context.Background(), "cpu").Result()
+	if err != nil {
+		h.Fatal(err)
+	}
+	for _, name := range []string{"used_cpu_sys", "used_cpu_user"} {
+		s, err := strconv.ParseFloat(info["CPU"][name], 64)
+		if err != nil {
+			h.Fatal(err)
+		}
+		us += s * 1e6
+	}
+	return us
+}
+
+// ask asks for n keys, all of which end with suffix; without one some are asked for again.
+func ask(get func(ctx context.Context, key string) (user, error), goroutines, n int, suffix string) {
 	ctx := context.Background()
 	var all sync.WaitGroup
 	for g := range goroutines {
 		all.Go(func() {
 			for i := g; i < n; i += goroutines {
 				key := fmt.Sprint("user-", i%remoteKeys)
+				if suffix != "" {
+					key = fmt.Sprint("user-", i, suffix)
+				}
 				if u, err := get(ctx, key); err != nil || u.Name != key {
 					panic(fmt.Sprintf("%s is %v, %v", key, u, err))
 				}

@@ -1,0 +1,60 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"testing"
+	"testing/synctest"
+
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/bellwether-go/cache/internal/lab"
+)
+
+// exiting is a value that ends the goroutine which decodes it.
+type exiting struct{ text string }
+
+func (e exiting) EncodeMsgpack(enc *msgpack.Encoder) error { return enc.EncodeString(e.text) }
+func (e *exiting) DecodeMsgpack(*msgpack.Decoder) error    { runtime.Goexit(); return nil }
+
+// A value is decoded in the goroutine of the call that looks for it. If it ends that, others do not wait for ever.
+func TestDecoderExits(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{}, nil)
+		c, err := New[exiting]("exiting", exact(Options{Redis: p.rds, LocalTTL: -1}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		load := func(context.Context, string) (exiting, error) { return exiting{"v"}, nil }
+		if v, err := c.GetOrLoad(background, "k", load); v.text != "v" || err != nil {
+			t.Fatalf("%v, %v", v, err)
+		}
+		w.Hold(only("A", "GETRANGE", lab.Reply))
+		returned, exited := false, make(chan struct{})
+		go func() {
+			defer close(exited)
+			_, _ = c.GetOrLoad(background, "k", load)
+			returned = true
+		}()
+		synctest.Wait()
+		joined := make(chan error)
+		go func() {
+			_, err := c.GetOrLoad(background, "k", load)
+			joined <- err
+		}()
+		synctest.Wait()
+		w.Hold(nil)
+		var panicked *PanicError
+		if err := <-joined; !errors.As(err, &panicked) || !panicked.Goexit {
+			t.Errorf("%v", err)
+		}
+		if <-exited; returned {
+			t.Error("the call that decodes has returned")
+		}
+		if err := c.Close(); err != nil { // it does not wait for anything
+			t.Error(err)
+		}
+		p.stop()
+	})
+}
