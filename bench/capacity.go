@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// A model of a large fleet: what meets Redis and the origin, and what saturates first. Costs are those that this program
-// measures ("us of Redis"), and docs/invalidation.md.
+// A model of a large fleet: what meets Redis and the origin, and what saturates first. Costs are microseconds of one thread of
+// Redis, as this program measures them ("us of Redis"; docs/benchmarks.md), and for messages docs/invalidation.md.
 
 const (
-	costHitAlone   = 12.0 // us of one Redis thread: a read in a round trip of its own
-	costHitGathers = 1.5  // ... of 32
-	costLoad       = 40.0 // ACQUIRE and COMMIT, and a read before
-	costWait       = 12.0 // ACQUIRE by another process that finds it loading, with a share of its read
-	costMessage    = 9.0  // to one process
-	perEvent       = 50.0 // deletions in a message, when there are many
+	costRead     = 7.0  // in a round trip of its own, of a server that is busy
+	costGathered = 1.0  // in one of 32
+	costLoad     = 30.0 // ACQUIRE and COMMIT
+	costWait     = 19.0 // of a process for a load of another: a read, and ACQUIRE
+	costMessage  = 9.0  // to one process, when it is alone
+	perMessage   = 50.0 // deletions in one, where one process deletes many
 )
 
 // site is a fleet and what it is asked.
@@ -69,10 +69,10 @@ func (s site) demand() (d demand) {
 	}
 	d.inMemory /= s.requests
 	work := d.loads*costLoad + d.waits*(costWait+costMessage)
-	d.redisAlone = (d.reads*costHitAlone + work) / 1e6
-	d.redisGathered = (d.reads*costHitGathers + work) / 1e6
+	d.redisAlone = (d.reads*costRead + work) / 1e6
+	d.redisGathered = (d.reads*costGathered + work) / 1e6
 	d.messages = s.deletions * s.processes * costMessage / 1e6
-	d.messagesTogether = d.messages / perEvent
+	d.messagesTogether = d.messages / perMessage
 	return d
 }
 
@@ -85,7 +85,7 @@ func model(w io.Writer) {
 		change(&s)
 		return s
 	}
-	fmt.Fprintln(w, "| | in memory | reads/s | loads/s | waits/s | Redis threads | ... gathered | for deletions | ... together |")
+	fmt.Fprintln(w, "| | in memory | reads/s | loads/s | waits/s | threads of Redis | if reads gather | for deletions | by one process |")
 	fmt.Fprintln(w, "|---|--:|--:|--:|--:|--:|--:|--:|--:|")
 	for _, s := range []site{
 		with("10 processes, 10,000 keys, 10,000 requests/s, 10 deletions/s", func(s *site) { s.processes, s.keys, s.requests, s.deletions = 10, 1e4, 1e4, 10 }),

@@ -198,7 +198,7 @@ func remoteMemory(h *host) []contest {
 			server := h.server()
 			get, done := r.make(server.Addr)
 			return func(time.Duration) []float64 {
-				const key = "user-0"
+				const key = "entry-0"
 				client, ctx := server.Client(nil), context.Background()
 				defer client.Close()
 				if _, err := get(ctx, key); err != nil {
