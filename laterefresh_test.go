@@ -95,3 +95,33 @@ func TestReadFailsWhileLoaded(t *testing.T) {
 		p.stop()
 	})
 }
+
+// A call that takes nothing stale and a refresh that began after it do not wait for each other.
+func TestStrictAndRefresh(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		const ttl, slow = time.Minute, 30 * time.Millisecond // less than the budget
+		p := start(t, w, "A", Options{TTL: ttl, StaleIfError: ttl, StaleWhileRevalidate: ttl, LocalTTL: 2 * ttl}, nil)
+		_ = p.cache.Set(background, "k", "v1")
+		w.Redis.Del(fullKey) // by a failover
+		time.Sleep(ttl + time.Second)
+		var first *lab.Message
+		w.Hold(func(m *lab.Message) bool {
+			if first == nil && m.Kind == lab.Reply && verbOf(m) == "GETRANGE" {
+				first = m
+			}
+			return m == first
+		})
+		strictly := p.get(background, "k", loads(time.Second, "v2"), WithoutStale())
+		synctest.Wait()
+		w.Redis.SetError("ERR refused")
+		p.get(background, "k", loads(time.Second, "v3")).must(t, "v1", nil, 0)
+		w.Redis.SetError("")
+		time.Sleep(slow)
+		w.Hold(nil)
+		time.Sleep(4 * time.Second)
+		if synctest.Wait(); !strictly.done || strictly.err != nil {
+			t.Errorf("%+v", *strictly)
+		}
+		p.stop()
+	})
+}

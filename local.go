@@ -110,15 +110,16 @@ func (l *local) find(key string) (glance, any) {
 	return g, value
 }
 
-// claim tells one of many callers that find a key due that it is the one that refreshes it.
-func (l *local) claim(key string) (claimed bool) {
+// claim tells one of many callers that find a key due that it is the one that refreshes it: it returns what is to be replaced.
+func (l *local) claim(key string) (aged *localEntry) {
 	l.memory.change(key, func(g glance) int64 {
-		if claimed = g.due != 0 && g.due <= l.now() && g.due < g.until; !claimed {
+		if g.due == 0 || g.due > l.now() || g.due >= g.until {
 			return 0
 		}
+		aged = g.localEntry
 		return g.until
 	})
-	return claimed
+	return aged
 }
 
 // rearm makes a fresh entry due again after a refresh has failed.

@@ -150,9 +150,12 @@ func (c *core) lease(f *flight, raw []byte, err error) *result {
 		return res
 	}
 
-	if other := c.flights.find(flightID{f.key, unasked}); f.kind == strict && other != nil && c.await(f, other) {
-		if res, raw, err = c.look(f); res != nil {
-			return res
+	if f.kind == strict { // younger flights wait for older ones, never the other way
+		other := c.flights.find(flightID{f.key, unasked})
+		if other != nil && other.seq < f.seq && c.await(f, other) {
+			if res, raw, err = c.look(f); res != nil {
+				return res
+			}
 		}
 	}
 

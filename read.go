@@ -74,15 +74,18 @@ func (c *core) lead(ctx context.Context, f *flight) {
 	c.store.begin(rd)
 	select {
 	case <-rd.done:
-		c.looks(f)
-		return
 	case <-ctx.Done():
 	case <-c.closing:
 	}
-	go func() {
-		<-rd.done
+	select { // an answer that is there goes first
+	case <-rd.done:
 		c.looks(f)
-	}()
+	default:
+		go func() {
+			<-rd.done
+			c.looks(f)
+		}()
+	}
 }
 
 // leads reports whether a call may look in Redis itself: whether nothing that may happen there can hold it up, or ends its
@@ -97,9 +100,6 @@ func (c *core) leads(f *flight) bool {
 
 // looks looks at what was read for a flight. It lands, or goes.
 func (c *core) looks(f *flight) {
-	rd := f.reading
-	rd.found.raw, rd.found.err = rd.answer()
-	f.found = &rd.found
 	looked := false
 	defer func() {
 		if p := recover(); p != nil || !looked {
@@ -107,6 +107,9 @@ func (c *core) looks(f *flight) {
 			c.flights.running.Done()
 		}
 	}()
+	rd := f.reading
+	rd.found.raw, rd.found.err = rd.answer()
+	f.found = &rd.found
 	f.res = c.lookFound(f)
 	if looked = true; f.res == nil {
 		c.flights.goes(f, c.run)

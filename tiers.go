@@ -155,8 +155,8 @@ func (c *core) remembers(key string, k kind, loads bool) (res *result, aged *loc
 		if e.is(stale) && k == strict {
 			return nil, nil
 		}
-		if loads && c.local.claim(key) {
-			aged = e.localEntry
+		if loads {
+			aged = c.local.claim(key)
 		}
 	case c.redis == nil: // otherwise Redis is asked before it is served stale
 		old := c.kept(key)

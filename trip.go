@@ -168,7 +168,7 @@ func (w *worker) trip() {
 	}
 	defer r.work.Done()
 	budget := w.p.budget(len(w.reqs))
-	t := &trip{Context: w.reqs[0].ctx, deadline: time.Now().Add(budget), done: w.reqs[len(w.reqs)-1].done, report: report}
+	t := &trip{Context: context.WithoutCancel(w.reqs[0].ctx), deadline: time.Now().Add(budget), done: w.reqs[len(w.reqs)-1].done, report: report}
 	w.now.Store(t)
 	if w.timer == nil {
 		w.timer = time.AfterFunc(budget, w.giveUp)
