@@ -101,7 +101,7 @@ type flight struct {
 
 	ctx     context.Context // of everything the flight does; ends with Close and CancelAbandoned; before it goes the caller's, for its values
 	joiner  *batch          // the last one to join; guarded by flights.mu
-	landed  chan struct{}   // closed when it lands; made when somebody waits for it, and nil before in a batch; guarded by flights.mu
+	landed  chan struct{}   // closed when it lands, or the flights are closed; made when somebody waits for it, and nil before in a batch; guarded by flights.mu
 	callers int32           // guarded by flights.mu
 	over    atomic.Bool     // res is there
 	there   bool            // memory had something when it began
@@ -157,7 +157,7 @@ func (fs *flights) join(id flightID, first func() *flight) (f *flight, leads boo
 	return f, leads, nil
 }
 
-// landing returns what is closed when the flight lands, or nil if it has landed.
+// landing returns what is closed when the flight lands, or the flights are closed; nil if it has landed.
 func (fs *flights) landing(f *flight) <-chan struct{} {
 	if f.over.Load() {
 		return nil
@@ -167,7 +167,7 @@ func (fs *flights) landing(f *flight) <-chan struct{} {
 	if f.over.Load() {
 		return nil
 	}
-	f.landingLocked()
+	fs.landingLocked(f)
 	return f.landed
 }
 
@@ -188,7 +188,7 @@ func (fs *flights) joinAll(keys []string, k kind, b *batch, all []*flight) ([]*f
 			f = b.add(flightID{key, k})
 			fs.addLocked(f)
 		case f.batch != b:
-			f.landingLocked()
+			fs.landingLocked(f)
 		}
 		if f.joiner != b { // the key is not there twice
 			f.joiner = b
@@ -275,7 +275,7 @@ func (fs *flights) find(id flightID) *flight {
 	defer fs.mu.Unlock()
 	f := fs.current[id.kind][id.key]
 	if f != nil {
-		f.landingLocked()
+		fs.landingLocked(f)
 	}
 	return f
 }
@@ -286,7 +286,7 @@ func (fs *flights) before(f *flight) *flight {
 	defer fs.mu.Unlock()
 	found := fs.beforeLocked(f)
 	if found != nil {
-		found.landingLocked()
+		fs.landingLocked(found)
 	}
 	return found
 }
@@ -304,10 +304,13 @@ func (fs *flights) beforeLocked(f *flight) (found *flight) {
 	return found
 }
 
-// landingLocked sees to it that the flight's landing can be waited for.
-func (f *flight) landingLocked() {
+// landingLocked sees to it that the flight's landing, or the end of all, can be waited for.
+func (fs *flights) landingLocked(f *flight) {
 	if f.landed == nil {
 		f.landed = make(chan struct{})
+		if fs.closed {
+			close(f.landed)
+		}
 	}
 }
 
@@ -361,7 +364,7 @@ func (fs *flights) landLocked(f *flight) {
 	fs.removeLocked(f)
 	delete(fs.all, f)
 	f.over.Store(true)
-	if f.landed != nil {
+	if f.landed != nil && !fs.closed {
 		close(f.landed)
 	}
 	if f.batch == nil {
@@ -444,6 +447,13 @@ func (fs *flights) forgetAll() {
 	}
 }
 
+// letGoLocked releases those who wait for a flight. It is called once, by close: callers need not wait for that as well.
+func (f *flight) letGoLocked() {
+	if f.landed != nil && !f.over.Load() {
+		close(f.landed)
+	}
+}
+
 // begin counts work of another kind that close waits for.
 func (fs *flights) begin() bool {
 	fs.mu.Lock()
@@ -460,9 +470,13 @@ func (fs *flights) close() {
 	fs.closed = true
 	for f := range fs.all {
 		f.cancelLocked(ErrClosed)
+		f.letGoLocked()
 	}
 	for b := range fs.batches {
 		b.cancel(ErrClosed)
+		for _, f := range b.flights {
+			f.letGoLocked()
+		}
 	}
 	fs.mu.Unlock()
 	fs.running.Wait()

@@ -113,7 +113,7 @@ func (c *core) await(f, other *flight) bool {
 	defer f.back()
 	select {
 	case <-other.landed:
-		return true
+		return other.over.Load()
 	case <-timer.C:
 	case <-f.ctx.Done():
 	}

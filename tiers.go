@@ -38,7 +38,7 @@ func (c *core) fly(ctx context.Context, key string, co callOptions, loader anyLo
 			c.lead(ctx, f)
 		}
 		if landed := c.flights.landing(f); landed != nil {
-			select {
+			select { // of few channels: thousands may stand here
 			case <-landed:
 			case <-ctx.Done():
 				select { // a result that is there goes first
@@ -47,7 +47,8 @@ func (c *core) fly(ctx context.Context, key string, co callOptions, loader anyLo
 					c.flights.leave(f)
 					return nil, ctx.Err()
 				}
-			case <-c.closing:
+			}
+			if !f.over.Load() {
 				return nil, ErrClosed
 			}
 		}

@@ -44,7 +44,7 @@ var mutants = []mutant{
 	{"a result is for everybody", "tiers.go", "	case res.asOf != 0 && began >= res.asOf:", "	case res.asOf != 0 && began > 1<<60:", "deletion by another"},
 	{"a load alone is for everybody", "perform.go", "	f.loaded = result{asOf: began, began: began}", "	f.loaded = result{asOf: began << 40, began: began}", "deletion by another, a fault"},
 	{"cancellation is ignored", "tiers.go", "			case <-ctx.Done():\n				select { // a result", "			case <-(chan struct{})(nil):\n				select { // a result", "cold, a fault"},
-	{"Close leaves callers waiting", "tiers.go", "			case <-c.closing:\n				return nil, ErrClosed\n			}\n		}\n		res := f.outcome()", "			case <-make(chan struct{}):\n				return nil, ErrClosed\n			}\n		}\n		res := f.outcome()", "cold, a fault"},
+	{"Close leaves callers waiting", "loader.go", "	if f.landed != nil && !f.over.Load() {", "	if false {", "cold, a fault"},
 	{"a dying flight is joined", "loader.go", "		fs.removeLocked(f)\n		f.cancelLocked(errAbandoned)", "		f.cancelLocked(errAbandoned)", "abandoned"},
 	{"an abandoned load goes on", "loader.go", "		fs.removeLocked(f)\n		f.cancelLocked(errAbandoned)", "		fs.removeLocked(f)", "abandoned twice"},
 	{"who leads a flight cannot leave", "read.go", "	case <-ctx.Done():\n	case <-c.closing:\n	}\n	select { // an answer", "	case <-c.closing:\n	}\n	select { // an answer", ""},
