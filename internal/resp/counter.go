@@ -34,7 +34,14 @@ type countingConn struct {
 	rest    []byte // of a command that is not complete; guarded by mu
 }
 
-var handshake = map[string]bool{"hello": true, "client": true, "auth": true, "select": true}
+// handshake reports whether clients begin a connection with this command.
+func handshake(command string) bool {
+	switch strings.ToLower(command) {
+	case "hello", "client", "auth", "select":
+		return true
+	}
+	return false
+}
 
 func (c *countingConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
@@ -44,7 +51,7 @@ func (c *countingConn) Write(p []byte) (int, error) {
 		if n == 0 || err != nil {
 			break
 		}
-		if args, err := Args(c.rest[:n]); err == nil && !handshake[strings.ToLower(args[0])] {
+		if args, err := Args(c.rest[:n]); err == nil && !handshake(args[0]) {
 			c.counter.n.Add(1)
 		}
 		c.rest = c.rest[n:]
