@@ -25,6 +25,7 @@ import (
 const (
 	remoteKeys    = 1000
 	remoteLookups = 2048 // at a time
+	aloneRounds   = 41   // with 1 goroutine, which scatters most: the kernel now and then moves who waits for whom
 )
 
 // remote is a cache in Redis alone.
@@ -124,6 +125,9 @@ func remoteCalls(h *host) (cs []contest) {
 				c.name = fmt.Sprintf("misses in Redis, loaded at once and stored, %d goroutines", goroutines)
 			}
 			c.columns = append(slices.Clone(perOperation), "us of Redis")
+			if goroutines == 1 {
+				c.rounds = aloneRounds
+			}
 			for _, r := range remotes() {
 				c.contenders = append(c.contenders, contender{r.name, r.module, func() (player, func()) {
 					server := h.server()
