@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/bellwether-go/cache/internal/early"
 	"github.com/bellwether-go/cache/internal/record"
 )
@@ -34,15 +32,10 @@ type found struct {
 // reading is a look in Redis for which the flight that wants it has no goroutine yet.
 type reading struct {
 	request
-	key   string
-	limit int
+	recordGet
 	raw   []byte // without cmds
 	found found
 	one   [1]sender
-}
-
-func (rd *reading) send(ctx context.Context, c commands) redis.Cmder {
-	return c.GetRange(ctx, rd.key, 0, int64(rd.limit))
 }
 
 // answer returns what was read.
@@ -67,8 +60,9 @@ func (c *core) lead(ctx context.Context, f *flight) {
 		return
 	}
 	rd := f.reading
-	rd.ctx, rd.key, rd.limit, rd.done = ctx, f.full, c.coder.maxRecord(), make(chan struct{})
-	rd.one[0] = rd
+	rd.recordGet = recordGet{f.full, c.coder.maxRecord()}
+	rd.ctx, rd.done = ctx, make(chan struct{})
+	rd.one[0] = &rd.recordGet
 	rd.sends = rd.one[:]
 	rd.found.since, rd.found.asOf = c.local.epoch(f.key), c.ticks.Add(1)
 	c.store.begin(rd)

@@ -187,9 +187,16 @@ func (s *scriptStore) readAll(ctx context.Context, keys []string, limit int) ([]
 	return raws, errs
 }
 
-// get reads a record. One byte more than the longest one tells that it is longer.
-func get(key string, limit int) sender {
-	return sending(func(ctx context.Context, c commands) redis.Cmder { return c.GetRange(ctx, key, 0, int64(limit)) })
+// recordGet reads a record. One byte more than the longest one tells that it is longer.
+type recordGet struct {
+	key   string
+	limit int
+}
+
+func get(key string, limit int) sender { return &recordGet{key, limit} }
+
+func (g *recordGet) send(ctx context.Context, c commands) redis.Cmder {
+	return c.GetRange(ctx, g.key, 0, int64(g.limit))
 }
 
 func got(cmd redis.Cmder) ([]byte, error) {
