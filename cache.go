@@ -95,7 +95,7 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 // ends the waiting.
 func (c *Cache[V]) GetOrLoad(ctx context.Context, key string, loader Loader[V], opts ...CallOption) (V, error) {
 	if s, there := c.memory.entries.GetIfPresent(key); there && c.core.local.serves(s.glance) {
-		c.core.stats.localHits.add(1)
+		c.core.local.hits.add(1)
 		if s.is(negative) {
 			return s.value, ErrNotFound
 		}
@@ -116,7 +116,7 @@ func (c *Cache[V]) getOrLoad(ctx context.Context, key string, loader Loader[V], 
 // blocks for one command, at most RedisOptions.Timeout and not longer than ctx. Whatever goes wrong is a miss.
 func (c *Cache[V]) Get(ctx context.Context, key string) (V, bool) {
 	if s, there := c.memory.entries.GetIfPresent(key); there && c.core.local.serves(s.glance) {
-		c.core.stats.localHits.add(1)
+		c.core.local.hits.add(1)
 		return s.value, !s.is(negative)
 	}
 	value, err := c.core.onlyCached(ctx, key, callOptions{})
@@ -194,6 +194,7 @@ func (c *Cache[V]) Close() error { return c.core.shut() }
 // Stats returns counters since New.
 func (c *Cache[V]) Stats() Stats {
 	s := c.core.stats.snapshot()
+	s.LocalHits = c.core.local.hits.sum.load()
 	s.DeletesPending = uint64(c.core.undone.n.Load())
 	return s
 }

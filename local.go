@@ -66,6 +66,7 @@ const weights = 1 << 31
 
 func newLocal(o *Options, memory tier) *local {
 	l := &local{clock: clock{started: time.Now()}, memory: memory, seed: maphash.MakeSeed()}
+	l.hits.exactly()
 	if o.Tags {
 		l.tags = new(tagTimes)
 	}

@@ -54,7 +54,7 @@ func (c *Cache[V]) GetOrLoadMany(
 			found[key] = s.value
 		}
 	}
-	c.core.stats.localHits.add(uint64(len(keys) - len(missing) - len(old)))
+	c.core.local.hits.add(uint64(len(keys) - len(missing) - len(old)))
 	if missing == nil && old == nil {
 		return found, nil
 	}

@@ -1,6 +1,11 @@
 package cache
 
 import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -88,4 +93,114 @@ func TestAdder(t *testing.T) {
 	if n := a.load(); n != 30_000 {
 		t.Error(n)
 	}
+}
+
+// Few hits are counted exactly; of many the sum comes close, also if they swing with the period in which one step is counted.
+func TestHits(t *testing.T) {
+	lab.Bubble(t, func(t *testing.T) {
+		k := &clock{started: time.Now()}
+		k.hits.exactly()
+		var all uint64
+		counted := 0
+		hit := func(n uint64) {
+			for range 2 { // the second one is not at the very moment of the timer
+				k.before(int64(time.Hour))
+				k.hits.add(n / 2)
+				all += n / 2
+				time.Sleep(clockStep / 4)
+				if k.hits.weight.Load() > 0 {
+					counted++
+				}
+				time.Sleep(clockStep / 4)
+			}
+		}
+		for range 100 {
+			hit(often/2 - 2)
+		}
+		if n := k.hits.sum.load(); n != all {
+			t.Errorf("of %d hits %d were counted", all, n)
+		}
+		const rounds = 1000 // in each the error is 0.4 at most: together 0.0125, and six times that does not happen
+		counted = 0
+		for i := range rounds * sampled {
+			hit(10*often + uint64(5*often*math.Sin(2*math.Pi*float64(i)/sampled)))
+		}
+		if n := float64(k.hits.sum.load()) / float64(all); n < 0.92 || n > 1.08 {
+			t.Errorf("for %d hits %.2f times as many were counted", all, n)
+		}
+		if counted < 2*(rounds-1) || counted > 2*(rounds+1) {
+			t.Errorf("they were counted in %d of %d steps", counted/2, rounds*sampled)
+		}
+		for range 2 * sampled {
+			hit(2)
+		}
+		before := k.hits.sum.load()
+		for range 100 {
+			hit(often - 2)
+			time.Sleep(2 * clockStep) // the clock rests
+		}
+		if n := k.hits.sum.load() - before; n != 100*(often-2) {
+			t.Errorf("after the many %d hits were counted, not %d", n, 100*(often-2))
+		}
+	})
+}
+
+// What counting adds to a hit, sampled and each, as ratios to a hit that is not counted:
+//
+//	go test -run - -bench HitsCounted -benchtime 1x .
+func BenchmarkHitsCounted(b *testing.B) {
+	const entries, lookups, rounds = 100_000, 200_000, 101
+	c, err := New[int]("hits", Options{TTL: time.Hour, LocalEntries: 3 * entries / 2})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	names := make([]string, entries)
+	for i := range names {
+		names[i] = strconv.Itoa(i)
+		if err := c.Set(b.Context(), names[i], i); err != nil {
+			b.Fatal(err)
+		}
+	}
+	keys := make([]string, lookups)
+	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.01, 1, entries-1)
+	for i := range keys {
+		keys[i] = names[zipf.Uint64()]
+	}
+	var all adder
+	ways := []func(key string){
+		func(key string) { hitUncounted(c, key) },
+		func(key string) { _, _ = c.GetOrLoad(context.Background(), key, nil) },
+		func(key string) { all.add(1); hitUncounted(c, key) },
+	}
+	for b.Loop() {
+		took := make([][]float64, len(ways))
+		for range rounds {
+			for i, way := range ways {
+				started := time.Now()
+				for _, key := range keys {
+					way(key)
+				}
+				took[i] = append(took[i], float64(time.Since(started))/lookups)
+			}
+		}
+		for i := range took {
+			slices.Sort(took[i])
+		}
+		plain := took[0][rounds/2]
+		b.ReportMetric(plain, "ns/uncounted")
+		b.ReportMetric(took[1][rounds/2]/plain, "sampled/uncounted")
+		b.ReportMetric(took[2][rounds/2]/plain, "each/uncounted")
+	}
+}
+
+//go:noinline
+func hitUncounted(c *Cache[int], key string) (int, error) {
+	if s, there := c.memory.entries.GetIfPresent(key); there && c.core.local.serves(s.glance) {
+		if s.is(negative) {
+			return s.value, ErrNotFound
+		}
+		return s.value, nil
+	}
+	panic("a miss")
 }

@@ -170,7 +170,7 @@ func (c *core) remembers(key string, k kind, loads bool) (res *result, aged *loc
 	default:
 		return nil, nil
 	}
-	c.stats.localHits.add(1)
+	c.local.hits.add(1)
 	return res, aged
 }
 
@@ -246,7 +246,7 @@ func (c *core) remembered(f *flight) *result {
 	if f.kind > strict || c.local.now() >= e.until || e.is(stale) && f.kind == strict {
 		return nil
 	}
-	c.stats.localHits.add(1)
+	c.local.hits.add(1)
 	return &result{value: value, negative: e.is(negative), stale: e.is(stale), asOf: asOf}
 }
 
