@@ -117,7 +117,7 @@ func (m mutant) try(dir string) string {
 // inTests tells which of the tests finds what is compiled into them: scenarios first.
 func inTests(test string, env ...string) string {
 	for _, pattern := range []string{"^TestScenarios$", "."} {
-		if out, ok := run(test, pattern, "1m", append(env, "CACHE_EXPLORE=some")...); !ok {
+		if out, ok := run(test, pattern, "5m", append(env, "CACHE_EXPLORE=some")...); !ok {
 			return failed(out)
 		}
 	}
