@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -129,7 +130,12 @@ func TestExplore(t *testing.T) {
 			a.report(t)
 		})
 	}
-	todo := make(chan *apart, len(queue)) // in the order of spaces: those that take longest come first
+	runApart(queue) // those that take longest come first
+}
+
+// runApart starts as many as there are processors, in this order.
+func runApart(queue []*apart) {
+	todo := make(chan *apart, len(queue))
 	for _, a := range queue {
 		todo <- a
 	}
@@ -165,27 +171,36 @@ func newApart(t *testing.T) *apart {
 	return a
 }
 
-func (a *apart) report(t *testing.T) {
+// report waits for its end, and returns how often each kind of fault has happened.
+func (a *apart) report(t *testing.T) map[string]int {
+	t.Helper()
 	<-a.done
 	if a.err != nil {
 		t.Fatalf("%v\n%s", a.err, a.out)
 	}
 	explored := false
+	seen := map[string]int{}
 	for line := range strings.Lines(string(a.out)) {
 		if _, numbers, ok := strings.Cut(line, "explored: "); ok {
 			t.Log(strings.TrimSpace(numbers))
 			explored = true
+			words := strings.Split(numbers, "; ")
+			for word := range strings.SplitSeq(strings.TrimSpace(words[len(words)-1]), ", ") {
+				kind, text, _ := strings.Cut(word, " ")
+				seen[kind], _ = strconv.Atoi(text)
+			}
 		}
 	}
 	if !explored {
 		t.Errorf("nothing was explored:\n%s", a.out)
 	}
+	return seen
 }
 
 func exploreSpace(t *testing.T, sp *space) {
 	seen := map[string]int{}
 	began := time.Now()
-	x := explore.Search{Play: func(s *explore.Schedule) { runTrial(t, sp, s, seen) }}
+	x := explore.Search{Play: func(s *explore.Schedule) { runTrial(t, sp, s, nil, seen) }}
 	r := x.Run()
 	took := time.Since(began).Seconds()
 	t.Logf("explored: %d states, %d schedules, %d ended early, %d checked, %d choices at most; %.1f s, %.0f/s; %s",

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/vmihailenco/msgpack/v5"
 
@@ -55,6 +56,29 @@ func TestDecoderExits(t *testing.T) {
 		if err := c.Close(); err != nil { // it does not wait for anything
 			t.Error(err)
 		}
+		p.stop()
+	})
+}
+
+// A Get that was cancelled leaves its read alone: what that finds later is nobody's. (The race detector looks.)
+func TestGetCancelledBeforeItsRead(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{LocalTTL: -1}, nil)
+		p.get(background, "k", loads(0, "v")).must(t, "v", nil, 0)
+		w.Hold(only("A", "GETRANGE", lab.Reply))
+		ctx, cancel := context.WithCancel(background)
+		returned := make(chan bool)
+		go func() {
+			v, ok := p.cache.Get(ctx, "k")
+			returned <- ok || v != ""
+		}()
+		synctest.Wait()
+		cancel()
+		if <-returned {
+			t.Error("it has a value")
+		}
+		time.Sleep(time.Second) // in which the read gives up
+		w.Hold(nil)
 		p.stop()
 	})
 }

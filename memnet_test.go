@@ -57,10 +57,12 @@ func (n *memNetwork) send(ctx context.Context, p *player, reqs ...*memRequest) e
 			case late:
 				go n.sendLate(ctx, p, reqs[i:], labels[i:])
 				return context.DeadlineExceeded
+			case refuse:
+				return errOOM
 			case fail, die:
 				return errReset
 			}
-			replies[i] = labels[i] + ": " + n.serve(p, r.text, r.run)
+			replies[i] = labels[i] + ": " + n.serve(p, r)
 		}
 		if only := reqs[0].text; only == "unlink" || only == "invalidate" { // its reply comes with that of PUBLISH, in a pipeline
 			return nil
@@ -86,56 +88,72 @@ func (n *memNetwork) sendLate(ctx context.Context, p *player, reqs []*memRequest
 		if n.tr.park(gone, p, "request", labels[i]) != pass {
 			return
 		}
-		n.serve(p, r.text, r.run)
+		n.serve(p, r)
 	}
 }
 
 // serve runs a command on the server, and looks what came of it.
-func (n *memNetwork) serve(p *player, request string, run func() string) string {
+func (n *memNetwork) serve(p *player, r *memRequest) string {
 	tr := n.tr
 	n.serving.Lock()
 	defer n.serving.Unlock()
-	reply := run()
+	reply := r.run()
 	tr.mu.Lock()
 	auto := tr.auto
 	tr.mu.Unlock()
 	if auto {
-		tr.s.Note("%s %s: %s", p.name, request, reply)
-	}
-	if strings.HasSuffix(request, otherFull) {
-		return reply
+		tr.s.Note("%s %s: %s", p.name, r.text, reply)
 	}
 	n.remember()
-	raw := n.raw()
-	verb, _, _ := strings.Cut(request, " ")
-	switch {
-	case verb == "unlink":
-		tr.unlinked, tr.fence = tr.origin, 0
-	case verb == "invalidate":
-		tr.unlinked = tr.origin
-	case verb == "commit" && reply == "STORED":
-		if !n.outdated(raw) {
-			tr.serves(p, raw)
+	verb, _, _ := strings.Cut(r.text, " ")
+	switch verb {
+	case "unlink":
+		tr.unlinks(r.keys)
+		for _, k := range r.keys {
+			tr.fence[k] = 0
 		}
-		tr.stores(raw)
-	case n.outdated(raw):
+		return reply
+	case "invalidate":
+		tr.unlinks(r.keys)
+		return reply
+	}
+	k := keyIn(r.text)
+	raw := n.raw(k)
+	if len(raw) == 0 {
+		tr.fence[k] = 0
+	}
+	switch {
+	case verb == "commit" && reply == "STORED":
+		if !n.outdated(k, raw) {
+			tr.serves(p, k, raw)
+		}
+		tr.stores(k, raw)
+	case n.outdated(k, raw):
 	case verb == "read", verb == "acquire" && strings.HasPrefix(reply, "HIT"):
-		tr.serves(p, raw)
+		tr.serves(p, k, raw)
 	}
 	return reply
 }
 
 // outdated reports whether the barriers make what is stored invalid.
-func (n *memNetwork) outdated(raw []byte) bool {
+func (n *memNetwork) outdated(key int, raw []byte) bool {
 	h, _, err := record.Open(raw)
-	return err == nil && h.Tagged && n.server.barrier([]string{trialTag}) >= h.Stamp
+	return err == nil && h.Tagged && n.server.barrier([]string{tagOf(key)}) >= h.Stamp
 }
+
+// errOOM is an answer, and so not silence.
+var errOOM error = oomError{}
+
+type oomError struct{}
+
+func (oomError) Error() string { return "OOM command not allowed when used memory > 'maxmemory'." }
+func (oomError) RedisError()   {}
 
 var errReset = errors.New("connection reset")
 
 // remember keeps what is stored, if it may come back.
 func (n *memNetwork) remember() {
-	e := n.server.entries[trialFull]
+	e := n.server.entries[trialFull[0]]
 	if n.tr.has("failover", "") && !n.tr.excused &&
 		(len(n.past) == 0 || !bytes.Equal(n.past[len(n.past)-1].raw, e.raw)) {
 		n.past = append(n.past, e)
@@ -149,7 +167,7 @@ func (n *memNetwork) publish(channel, message string) {
 			message[0] == eventful && message[1:17] == p.rds.process {
 			continue
 		}
-		known := n.tr.unlinked
+		known, about := n.tr.unlinked, n.tr.about(message)
 		what := "is woken: committed"
 		if message[0] == wakeAborted {
 			what = "is woken: aborted"
@@ -157,11 +175,11 @@ func (n *memNetwork) publish(channel, message string) {
 		if message[0] == eventful {
 			what = "hears of the deletion"
 		}
-		n.push(p, what, func() {
+		n.push(p, what, true, func() {
 			if message[0] == eventful {
-				p.told = max(p.told, known)
-			} else if _, rec, ok := cutText(message[17:]); ok {
-				n.tr.serves(p, []byte(rec))
+				p.told.raise(known, about)
+			} else if key, rec, ok := cutText(message[17:]); ok {
+				n.tr.serves(p, keyIn(key), []byte(rec))
 			}
 			p.rds.stream.handle(message)
 		})
@@ -169,7 +187,7 @@ func (n *memNetwork) publish(channel, message string) {
 }
 
 // push puts something at a gate that passes after all that came before.
-func (n *memNetwork) push(p *player, what string, do func()) {
+func (n *memNetwork) push(p *player, what string, lossy bool, do func()) {
 	tr := n.tr
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
@@ -180,9 +198,13 @@ func (n *memNetwork) push(p *player, what string, do func()) {
 		return
 	}
 	p.pushed++
-	g := &parked{p: p, kind: "push", label: fmt.Sprintf("%s <%02d> %s", p.name, p.pushed, what)}
+	g := &parked{p: p, kind: "push", lossy: lossy, label: fmt.Sprintf("%s <%02d> %s", p.name, p.pushed, what)}
 	g.do = func(v verdict) {
-		if v == pass {
+		switch v {
+		case repeat:
+			do()
+			do()
+		case pass:
 			do()
 		}
 	}
@@ -198,7 +220,7 @@ func (n *memNetwork) unsubscribe(p *player) {
 	p.remember("lost its subscription")
 	p.rds.stream.up.Store(false)
 	p.rds.deaf()
-	n.push(p, "subscribes again", func() { n.subscribe(p) })
+	n.push(p, "subscribes again", false, func() { n.subscribe(p) })
 }
 
 func (n *memNetwork) cut(p *player) {
@@ -211,14 +233,14 @@ func (n *memNetwork) cut(p *player) {
 func (n *memNetwork) subscribe(p *player) {
 	p.deaf = false
 	p.rds.stream.stands()
-	p.told = max(p.told, n.tr.unlinked)
+	p.told.raise(n.tr.unlinked, n.tr.keys())
 }
 
-func (n *memNetwork) raw() []byte { return n.server.get(trialFull) }
+func (n *memNetwork) raw(key int) []byte { return n.server.get(trialFull[key]) }
 
 func (n *memNetwork) state() string {
 	text := ""
-	for _, key := range []string{trialFull, otherFull} {
+	for _, key := range trialFull[:len(n.tr.keys())] {
 		raw := n.server.get(key)
 		text += " " + n.server.describe(raw)
 		if len(raw) > 0 {
@@ -236,7 +258,7 @@ func (n *memNetwork) state() string {
 }
 
 func (n *memNetwork) wakes(p *player) bool {
-	for _, key := range []string{trialFull, otherFull} {
+	for _, key := range trialFull[:len(n.tr.keys())] {
 		h, rest, ok := n.server.open(key)
 		if ok && (h.Lease.All || h.State == record.Stub && strings.Contains(string(rest), p.rds.process)) {
 			return true
@@ -246,9 +268,25 @@ func (n *memNetwork) wakes(p *player) bool {
 }
 
 func (n *memNetwork) leased() bool {
-	h, _, _ := n.server.open(trialFull)
-	other, _, _ := n.server.open(otherFull)
-	return h.Lease.Owner != (record.Owner{}) || other.Lease.Owner != (record.Owner{})
+	for _, key := range trialFull {
+		if h, _, _ := n.server.open(key); h.Lease.Owner != (record.Owner{}) {
+			return true
+		}
+	}
+	return false
+}
+
+// beat has each process say the number of its last message, as it does each second.
+func (n *memNetwork) beat() {
+	for _, p := range n.tr.players {
+		if p.gone || p.closed {
+			continue
+		}
+		if message, _, ok := p.rds.events.beat(); ok {
+			n.publish(everybody, message)
+			p.rds.events.end()
+		}
+	}
 }
 
 func (n *memNetwork) ready()                   {}
@@ -257,29 +295,52 @@ func (n *memNetwork) arrived() <-chan struct{} { return nil }
 func (n *memNetwork) open()                    {}
 func (n *memNetwork) crash(*player)            {}
 
-// evict removes the record without telling anybody.
-func (n *memNetwork) evict() {
-	delete(n.server.entries, trialFull)
-	n.tr.fence = 0
+// evict removes a record without telling anybody.
+func (n *memNetwork) evict(key int) {
+	delete(n.server.entries, trialFull[key])
+	n.tr.fence[key] = 0
 }
 
 func (n *memNetwork) faults() []option {
-	all := []option{{"restart", "", func() {
-		n.evict()
-		delete(n.server.entries, otherFull)
+	flush := func() {
+		for k := range trialFull {
+			n.evict(k)
+		}
 		n.server.tags = nil
-		n.cutAll()
-	}}}
-	if len(n.raw()) > 0 {
-		all = append(all, option{"evict", "", n.evict})
+	}
+	all := []option{
+		{kind: "flush", do: flush},
+		{kind: "restart", do: func() { flush(); n.cutAll() }},
+		{kind: "forward", do: func() { n.server.skew += 2 * trialLease }},
+		{kind: "back", do: func() { n.server.skew -= 2 * trialLease }},
+	}
+	for _, k := range n.tr.keys() {
+		if len(n.raw(k)) == 0 {
+			continue
+		}
+		key := trialFull[k]
+		all = append(all, option{kind: "evict", what: trialKeys[k], do: func() { n.evict(k) }})
+		all = append(all, option{kind: "garbage", what: trialKeys[k], do: func() {
+			n.evict(k)
+			n.server.set(key, []byte(trialGarbage), time.Minute)
+		}})
+		all = append(all, option{kind: "expire", what: trialKeys[k], do: func() {
+			n.server.set(key, n.raw(k), trialLease/4)
+			n.tr.fence[k] = 0
+		}})
 	}
 	if n.server.tags != nil {
-		all = append(all, option{"barriers", "", func() { n.server.tags = nil }})
+		all = append(all, option{kind: "barriers", do: func() { n.server.tags = nil }})
+	}
+	for _, p := range n.tr.players {
+		if !p.gone && !p.deaf {
+			all = append(all, option{kind: "noise", what: p.name, do: func() { p.rds.stream.handle(trialGarbage) }})
+		}
 	}
 	for i, e := range n.past[:max(0, len(n.past)-1)] {
-		all = append(all, option{"failover", fmt.Sprint("to ", i), func() {
-			n.past, n.tr.excused, n.tr.fence = nil, true, 0
-			n.server.entries[trialFull] = e
+		all = append(all, option{kind: "failover", what: fmt.Sprint("to ", i), do: func() {
+			n.past, n.tr.excused, n.tr.fence = nil, true, [mostKeys]int64{}
+			n.server.entries[trialFull[0]] = e
 			n.cutAll()
 		}})
 	}
@@ -293,7 +354,7 @@ func (n *memNetwork) cutAll() {
 			continue
 		}
 		n.cut(p)
-		n.push(p, "loses its subscription and has another", func() {
+		n.push(p, "loses its subscription and has another", false, func() {
 			p.rds.stream.up.Store(false)
 			p.rds.deaf()
 			n.subscribe(p)

@@ -17,8 +17,9 @@ import (
 // would take most of the time. TestMemServer compares it with the scripts. It knows one version and one type.
 type memServer struct {
 	entries map[string]memEntry
-	tags    *memTags // nil: there are no barriers
-	given   int64    // the latest stamp or barrier
+	tags    *memTags      // nil: there are no barriers
+	given   int64         // the latest stamp or barrier
+	skew    time.Duration // of its clock
 	publish func(channel, message string)
 
 	mu     sync.Mutex
@@ -42,7 +43,7 @@ func (s *memServer) name(o record.Owner) string {
 	return s.owners[o]
 }
 
-func (s *memServer) now() int64 { return time.Now().UnixMicro() }
+func (s *memServer) now() int64 { return time.Now().Add(s.skew).UnixMicro() }
 
 func (s *memServer) get(key string) []byte {
 	e, ok := s.entries[key]

@@ -28,6 +28,7 @@ type memStore struct {
 type memRequest struct {
 	text string
 	run  func() string // returns the reply
+	keys []int         // that it is about
 	err  error
 }
 
@@ -104,7 +105,7 @@ func (m *memStore) readAll(ctx context.Context, keys []string, limit int) ([][]b
 
 // about adds to a verb which key it is about, if that is not the usual one.
 func (m *memStore) about(verb, key string) string {
-	if key == trialFull {
+	if key == trialFull[0] {
 		return verb
 	}
 	return verb + " " + key
@@ -115,7 +116,7 @@ func (m *memStore) readWith(ctx context.Context, key string, _ int, _ string, ta
 		raw     []byte
 		barrier int64
 	}
-	found, err := ask(ctx, m, "read", func() (both, string) {
+	found, err := ask(ctx, m, m.about("read", key), func() (both, string) {
 		found := both{bytes.Clone(m.server.get(key)), m.server.barrier(tags)}
 		return found, m.server.describe(found.raw) + fmt.Sprint(", barriers ", found.barrier)
 	})
@@ -208,7 +209,11 @@ func (m *memStore) renew(
 // delete sends UNLINK and PUBLISH, which other commands may come between.
 func (m *memStore) delete(ctx context.Context, keys []string) error {
 	_, err := insist(ctx, m.r, patient*m.r.timeout, func(ctx context.Context) (struct{}, error) {
-		err := m.send(ctx, &memRequest{text: "unlink", run: func() string {
+		var about []int
+		for _, k := range keys {
+			about = append(about, keyIn(k))
+		}
+		err := m.send(ctx, &memRequest{text: "unlink", keys: about, run: func() string {
 			for _, k := range keys {
 				delete(m.server.entries, k)
 			}

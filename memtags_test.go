@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -52,7 +53,13 @@ func (m *memStore) barrier(ctx context.Context, _ string, tags []string) (int64,
 // invalidate sets barriers and publishes, and other commands may come between.
 func (m *memStore) invalidate(ctx context.Context, name string, tags []string, _ time.Duration) error {
 	_, err := insist(ctx, m.r, patient*m.r.timeout, func(ctx context.Context) (struct{}, error) {
-		err := m.send(ctx, &memRequest{text: "invalidate", run: func() string {
+		var about []int
+		for k := range trialFull {
+			if len(tags) == 0 || slices.Contains(tags, tagOf(k)) {
+				about = append(about, k)
+			}
+		}
+		err := m.send(ctx, &memRequest{text: "invalidate", keys: about, run: func() string {
 			time := m.server.after()
 			for _, t := range tags {
 				m.server.tags.of[t] = time

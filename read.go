@@ -255,14 +255,15 @@ func idOf(raw []byte) record.Owner {
 }
 
 // peek returns what is cached, in memory or in Redis, and can be served, or nil.
-func (c *core) peek(ctx context.Context, key string, co callOptions) (res *result, err error) {
+func (c *core) peek(ctx context.Context, key string, co callOptions) (*result, error) {
 	if res := c.fromMemory(ctx, key, co, nil); res != nil {
 		return res, nil
 	}
 	if c.redis == nil || len(key) > MaxKeyBytes || c.undone.has(key) || ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	err = c.detached(ctx, func(ctx context.Context) error {
+	var res *result
+	err := c.detached(ctx, func(ctx context.Context) error {
 		f := &flight{order: &order{c: c, co: co}, flightID: flightID{key, co.kind()}, ctx: ctx}
 		f.name()
 		res = c.peekInRedis(f)

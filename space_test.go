@@ -33,25 +33,41 @@ type space struct {
 	faults    int
 	kinds     string // of faults, with blanks between them
 	real      bool   // go-redis and the scripts
+
+	// Instead of callers, batches and a writer, what each caller of each process does.
+	programs [][][]op
+	used     int // keys
 }
 
 // Faults that spaces may have.
 //
 //	fail      a reply is lost, and the caller gets an error
+//	lost      a command is lost, and the caller gets an error
+//	refuse    the server answers a command with an error
 //	repeat    a reply is lost, and the client sends the command again
 //	late      a command comes back with an error, and is executed later: perhaps after all else
 //	slow      a loader takes its time
 //	pause     a process stands still, and renews nothing
+//	silence   the server answers nobody for a while
 //	evict     the record is gone, and nobody is told
+//	garbage   ... and something else is there
+//	expire    ... in a moment
+//	flush     all is gone, and nobody is told
+//	forward   the server's clock jumps
+//	back      ... the other way
 //	barriers  the barriers of tags are gone
 //	restart   Redis comes back empty
 //	failover  Redis comes back as it was at some earlier moment
 //	stream    a process loses its subscription
+//	drop      a message is lost
+//	twice     a message comes twice
+//	noise     a message comes that is none of ours
 //	crash     a process is gone
 //	close     a cache is closed
 //	cancel    a call is cancelled
 //	error     a loader returns an error
 //	panic     a loader panics
+//	exit      a loader calls runtime.Goexit
 
 // fault is a kind of fault, perhaps of messages with a certain verb only: fail:commit is a lost reply to COMMIT.
 type fault struct{ kind, verb string }
@@ -105,6 +121,9 @@ func (tr *trial) setUp() {
 	for i := range tr.processes {
 		tr.players = append(tr.players, tr.newPlayer(string(rune('A'+i))))
 	}
+	if tr.random != nil {
+		tr.random.begin(len(tr.players))
+	}
 	writer := slices.IndexFunc(tr.players, func(p *player) bool { return p.name == tr.writer })
 	if tr.writes > 0 && writer < 0 {
 		writer = len(tr.players)
@@ -113,39 +132,81 @@ func (tr *trial) setUp() {
 	if tr.warm {
 		tr.auto = true
 		for _, p := range tr.players {
-			_, _ = p.get(context.Background())
-			p.served = 1 << tr.origin
+			o := tr.asks(p)
+			_, _ = p.get(context.Background(), o)
+			for _, k := range o.keys {
+				p.served[k] = 1 << tr.origin[k]
+			}
 			if tr.forgotten {
 				p.rds.invalidateAll()
-				p.served = 0
+				p.served = [mostKeys]uint64{}
 			}
 		}
 		if tr.stale {
 			time.Sleep(tr.ttl())
 		}
-		tr.auto, tr.loads, tr.others = false, 0, 0
+		tr.auto, tr.loads = false, perKey{}
 	}
 	tr.net.ready()
-	tr.namings = namings(tr.processes, func(i int) string {
-		return fmt.Sprint(i < tr.refreshes, i == writer, i < tr.batches, i < tr.batches && i%2 == 1)
-	})
+	if tr.programs == nil {
+		tr.namings = namings(tr.processes, func(i int) string {
+			return fmt.Sprint(i < tr.refreshes, i == writer, i < tr.batches, i < tr.batches && i%2 == 1)
+		})
+	}
 	for _, p := range tr.players {
 		p.digests = make([]digest, len(tr.namings)+1)
 	}
 	for i, p := range tr.players {
+		if tr.programs != nil {
+			for n, ops := range tr.programs[i] {
+				p.call(n+1, ops...)
+			}
+			continue
+		}
 		if i < tr.processes {
 			for n := range tr.callers {
-				p.call(n + 1)
+				p.call(n+1, tr.asks(p))
 			}
 		}
 		if i < tr.refreshes {
 			p.refresh()
 		}
 		if i == writer {
-			p.write(tr.writes)
+			p.write(tr.deletes(), tr.writes)
 		}
 	}
 	synctest.Wait()
+}
+
+// asks is what a call of p is for.
+func (sp *space) asks(p *player) op {
+	o := op{"get", sp.keys()[:max(1, sp.used)]}
+	if p.index < sp.batches {
+		if o.keys = []int{0, 1}; p.index%2 == 1 {
+			o.keys = []int{1, 0}
+		}
+	}
+	return o
+}
+
+// deletes is what a writer does after it has changed the origin.
+func (sp *space) deletes() op {
+	switch {
+	case sp.clear:
+		return op{"clear", []int{0}}
+	case sp.tags:
+		return op{"delete tags", []int{0}}
+	}
+	return op{"delete", []int{0}}
+}
+
+// keys are the keys that there are.
+func (sp *space) keys() []int {
+	all := []int{0, 1, 2, 3}
+	if sp.batches > 0 {
+		return all[:2]
+	}
+	return all[:max(1, sp.used)]
 }
 
 // ttl is short where it passes, for a subscription has something to do each second.
@@ -198,7 +259,7 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 		if !tr.has(kind, label) {
 			return
 		}
-		all = append(all, option{kind, label, func() {
+		all = append(all, option{kind: kind, what: label, do: func() {
 			tr.left--
 			tr.seen[kind]++
 			do()
@@ -216,6 +277,8 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 			requests = true
 			if !g.ghost() {
 				add("late", g.label, func() { tr.open(g, late) })
+				add("lost", g.label, func() { tr.open(g, fail) })
+				add("refuse", g.label, func() { tr.open(g, refuse) })
 			}
 		case "reply":
 			add("fail", g.label, func() { tr.open(g, fail) })
@@ -224,9 +287,14 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 			if tr.real {
 				add("stream", g.label, func() { tr.open(g, fail) })
 			}
+			if g.lossy {
+				add("drop", g.label, func() { tr.open(g, lose) })
+				add("twice", g.label, func() { tr.open(g, repeat) })
+			}
 		case "loaded":
 			add("error", g.label, func() { tr.open(g, fail) })
 			add("panic", g.label, func() { tr.open(g, "panic") })
+			add("exit", g.label, func() { tr.open(g, "exit") })
 		}
 	}
 	// What concerns the server is offered before a request reaches it: earlier would be the same.
@@ -240,6 +308,13 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 			})
 		}
 	}
+	if requests {
+		add("silence", "", func() {
+			for _, p := range tr.players {
+				p.hold("request")
+			}
+		})
+	}
 	// What concerns one process only is offered right after something has happened to it: later would be the same.
 	for _, p := range tr.players {
 		if p.gone || !tr.touched[p] {
@@ -247,7 +322,7 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 		}
 		active := p.busy
 		for _, c := range p.calls {
-			if c.started && !c.done {
+			if c.started {
 				active = true
 				if !c.cancelled {
 					add("cancel", c.name, func() { c.giveUp() })
@@ -265,7 +340,9 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 		}
 		if active {
 			add("crash", p.name, func() { p.crash() })
-			add("close", p.name, func() { p.close() })
+			if !p.closed {
+				add("close", p.name, func() { p.close() })
+			}
 		}
 	}
 	return all
@@ -285,10 +362,15 @@ func (c *trialCall) giveUp() {
 	c.p.remember("cancel " + c.name)
 	c.cancel()
 	synctest.Wait()
-	if !c.done {
+	if c.started && !c.p.fills() {
 		c.p.tr.s.Failf("P6: %s was cancelled and has not returned", c.name)
 	}
 	c.p.tr.gaveUp(c.p)
+}
+
+// fills reports whether a caller may stand at a gate that is not there in reality: where memory is filled.
+func (p *player) fills() bool {
+	return slices.ContainsFunc(p.tr.sorted(), func(g *parked) bool { return g.p == p && g.kind == "fill" })
 }
 
 // crash ends a process: nothing of it is heard any more.
@@ -317,7 +399,7 @@ func (p *player) close() {
 	go func() { _ = p.cache.Close() }()
 	synctest.Wait()
 	for _, c := range p.calls {
-		if c.started && !c.done {
+		if c.started && c.reads && !p.fills() {
 			p.tr.s.Failf("%s has not returned, and its cache is closed", c.name)
 		}
 	}

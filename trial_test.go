@@ -25,6 +25,7 @@ type trial struct {
 	players []*player
 	left    int // faults that may still happen
 	seen    map[string]int
+	random  *chooser         // nil: all schedules are played
 	namings []string         // of processes that are alike
 	touched map[*player]bool // to whom something has happened
 	next    string           // the kind of gate that goes next
@@ -36,23 +37,49 @@ type trial struct {
 	arrived chan struct{}
 
 	// What the checks need to know.
-	origin   int // the version of the value
-	unlinked int // the newest version whose deletion has been executed
-	acked    int // ... has been confirmed
-	writing  int // writers that are not done
-	loads    int
-	others   int   // loads of otherKey
-	fence    int64 // of what is stored
-	excused  bool  // a failover has brought old values back
+	origin   perKey // the versions of the values
+	unlinked perKey // the newest ones whose deletion has been executed
+	acked    perKey // ... has been confirmed
+	loads    perKey
+	fence    [mostKeys]int64 // of what is stored
+	writing  int             // writers that are not done
+	written  []*writeOp      // what is being written by callers, or may still be
+	excused  bool            // a failover has brought old values back
 }
+
+// perKey has something for each of trialKeys.
+type perKey [mostKeys]int
+
+// raise makes the numbers of some keys those of another one, where they are larger.
+func (n *perKey) raise(to perKey, keys []int) {
+	for _, k := range keys {
+		n[k] = max(n[k], to[k])
+	}
+}
+
+const mostKeys = 4
+
+var (
+	trialKeys = [mostKeys]string{"k", "j", "l", "m"}
+	trialFull = [mostKeys]string{fullKey, "cache:user:j", "cache:user:l", "cache:user:m"}
+)
+
+// keyIn returns which of trialKeys a text ends with.
+func keyIn(text string) int {
+	return max(0, slices.IndexFunc(trialFull[:], func(full string) bool { return strings.HasSuffix(text, full) }))
+}
+
+// tagOf returns the tag of a key.
+func tagOf(key int) string { return string("tu"[key%2]) }
 
 // network is the way between processes and server, and the server.
 type network interface {
 	start(tr *trial, p *player) // makes p.rds
+	beat()                      // everybody tells how many messages there were
 	ready()                     // all processes stand: from now on nothing moves by itself
 	gates() []*parked           // messages that are not among those of the trial
 	arrived() <-chan struct{}   // there are more
-	raw() []byte                // the record
+	raw(key int) []byte         // the record
 	leased() bool               // somebody has a lease
 	state() string              // of the server and of what is under way
 	wakes(p *player) bool       // somebody may wake the process
@@ -70,6 +97,7 @@ type parked struct {
 	kind   string
 	to     chan verdict
 	do     func(verdict)              // instead of to
+	lossy  bool                       // a message that may be lost, or come twice
 	ghost  func() bool                // a request for whose reply nobody waits
 	behind func(gates []*parked) bool // one of these goes first
 }
@@ -81,6 +109,8 @@ const (
 	fail   verdict = "fail"   // an error comes back
 	repeat verdict = "repeat" // the reply is lost, and the client sends the command again
 	late   verdict = "late"   // an error comes back, and the command is executed later
+	refuse verdict = "refuse" // the server answers with an error
+	lose   verdict = "lose"   // a message does not come
 	die    verdict = "die"
 )
 
@@ -89,6 +119,7 @@ type option struct {
 	kind string // of a fault
 	what string
 	do   func()
+	p    *player // whose gate it opens, if it does
 }
 
 func (o option) String() string { return strings.TrimLeft(strings.ToUpper(o.kind)+" "+o.what, " ") }
@@ -105,16 +136,15 @@ type player struct {
 	digests []digest // of history, by naming
 	gone    bool     // crashed
 	closed  bool
-	asked   int            // loads; guarded by tr.mu
-	loading int            // ... under way; guarded by tr.mu
-	other   int            // ... of otherKey; guarded by tr.mu
-	busy    bool           // it writes or refreshes
-	deaf    bool           // its subscription is broken, and it does not know yet
-	held    string         // which kinds of gates may stay shut while time passes
-	told    int            // the newest version of whose deletion it knows
-	served  uint64         // bits: versions that the server has let it have
-	sent    map[string]int // commands, by what they say; guarded by tr.mu
-	pushed  int            // messages to it; guarded by tr.mu
+	asked   int              // loads; guarded by tr.mu
+	loading perKey           // ... under way; guarded by tr.mu
+	busy    bool             // it writes or refreshes
+	deaf    bool             // its subscription is broken, and it does not know yet
+	held    string           // which kinds of gates may stay shut while time passes
+	told    perKey           // the newest versions of whose deletion it knows
+	served  [mostKeys]uint64 // bits: versions that the server has let it have
+	sent    map[string]int   // commands, by what they say; guarded by tr.mu
+	pushed  int              // messages to it; guarded by tr.mu
 }
 
 type digest struct {
@@ -123,14 +153,10 @@ type digest struct {
 }
 
 const (
-	trialKey      = "k"
-	otherKey      = "j" // which calls for both ask for besides
-	trialTag      = "t"
-	trialFull     = fullKey
-	otherFull     = "cache:user:" + otherKey
 	trialLease    = 2 * time.Second
 	trialTimeout  = 3 * time.Second // of a load
 	trialPatience = time.Minute
+	trialGarbage  = "*2 what is this?\x00\xff"
 )
 
 // play plays a schedule to its end.
@@ -150,12 +176,21 @@ func (tr *trial) play() {
 			tr.idle()
 			continue
 		}
-		i := tr.s.Choose(len(options), tr.state, func(i int) string { return options[i].String() })
+		i := tr.choose(options)
 		if i < 0 {
 			return
 		}
 		options[i].do()
 	}
+}
+
+func (tr *trial) choose(options []option) int {
+	if tr.random == nil {
+		return tr.s.Choose(len(options), tr.state, func(i int) string { return options[i].String() })
+	}
+	i := tr.random.choose(options)
+	tr.s.Step(options[i])
+	return i
 }
 
 // finished reports whether all calls have returned.
@@ -172,6 +207,7 @@ func (tr *trial) finished() bool {
 
 // idle lets time pass until something moves.
 func (tr *trial) idle() {
+	tr.meet()
 	timer := time.NewTimer(trialPatience)
 	defer timer.Stop()
 	select {
@@ -184,6 +220,7 @@ func (tr *trial) idle() {
 
 // wait lets time pass although something is at a gate, until something else moves.
 func (tr *trial) wait() {
+	tr.meet()
 	timer := time.NewTimer(trialTimeout + 2*trialLease)
 	defer timer.Stop()
 	for _, c := range []<-chan struct{}{tr.arrived, tr.net.arrived()} { // tokens of before
@@ -202,6 +239,12 @@ func (tr *trial) wait() {
 	}
 }
 
+// meet is for the race detector: what a goroutine does that a timer has woken comes after what play has read before.
+func (tr *trial) meet() {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+}
+
 func (tr *trial) notify() {
 	select {
 	case tr.arrived <- struct{}{}:
@@ -212,7 +255,7 @@ func (tr *trial) notify() {
 // park waits at a gate, or until ctx ends.
 func (tr *trial) park(ctx context.Context, p *player, kind, label string) verdict {
 	g := &parked{p: p, kind: kind, label: p.name + " " + label, to: make(chan verdict, 1)}
-	if kind == "call" { // calls of a process are alike: any order is as good
+	if kind == "call" && tr.random == nil { // calls of a process are alike: any order is as good
 		g.behind = g.notFirst
 	}
 	if kind == "request" {
@@ -297,8 +340,9 @@ func (p *player) remember(what string) {
 }
 
 func (tr *trial) sorted() []*parked {
+	wire := tr.net.gates() // which may move some
 	tr.mu.Lock()
-	gates := append(slices.Clone(tr.gates), tr.net.gates()...)
+	gates := append(slices.Clone(tr.gates), wire...)
 	tr.mu.Unlock()
 	slices.SortStableFunc(gates, func(a, b *parked) int { return strings.Compare(a.label, b.label) })
 	return gates
@@ -317,7 +361,7 @@ func (tr *trial) options() (all []option) {
 	all = tr.passes(gates)
 	held := func(g *parked) bool { return g.p.holds(g.kind) }
 	if len(gates) > 0 && !slices.ContainsFunc(gates, func(g *parked) bool { return !held(g) }) && tr.next == "" {
-		all = append(all, option{"", "time passes", tr.wait})
+		all = append(all, option{"", "time passes", tr.wait, nil})
 	}
 	if len(all) == 0 && tr.finished() {
 		return nil
@@ -332,7 +376,7 @@ func (tr *trial) options() (all []option) {
 func (tr *trial) passes(gates []*parked) (all []option) {
 	for _, g := range gates {
 		if (tr.next == "" || tr.next == g.kind) && (g.behind == nil || !g.behind(gates)) {
-			all = append(all, option{"", g.label, func() { tr.open(g, pass) }})
+			all = append(all, option{"", g.label, func() { tr.open(g, pass) }, g.p})
 		}
 	}
 	return all
@@ -343,7 +387,7 @@ func (tr *trial) passes(gates []*parked) (all []option) {
 // Verification of Concurrent Systems", 1996). That is so if it sends nothing to the server, nobody will wake it, and no
 // deletion and no fault of another can reach it any more.
 func (tr *trial) alone(gates []*parked) (chosen *player) {
-	if tr.next != "" || tr.writing > 0 || tr.left > 0 && (tr.has("restart", "") || tr.has("failover", "")) {
+	if tr.random != nil || tr.next != "" || tr.writing > 0 || tr.left > 0 && (tr.has("restart", "") || tr.has("failover", "")) {
 		return nil
 	}
 	for _, p := range tr.players {
@@ -383,7 +427,7 @@ func (tr *trial) end() {
 }
 
 // runTrial plays one schedule of a space in a bubble.
-func runTrial(t *testing.T, sp *space, s *explore.Schedule, seen map[string]int) {
+func runTrial(t *testing.T, sp *space, s *explore.Schedule, random *chooser, seen map[string]int) {
 	defer func() {
 		if p := recover(); p != nil { // goroutines are left that nobody will wake
 			s.Failf("P9: %v", p)
@@ -391,8 +435,8 @@ func runTrial(t *testing.T, sp *space, s *explore.Schedule, seen map[string]int)
 	}()
 	lab.Bubble(t, func(t *testing.T) {
 		tr := &trial{
-			space: sp, can: sp.can(), s: s, began: time.Now(), net: sp.network(t), left: sp.faults, seen: map[string]int{},
-			arrived: make(chan struct{}, 1), origin: 1, touched: map[*player]bool{},
+			space: sp, can: sp.can(), s: s, random: random, began: time.Now(), net: sp.network(t), left: sp.faults, seen: map[string]int{},
+			arrived: make(chan struct{}, 1), origin: perKey{1, 1, 1, 1}, touched: map[*player]bool{},
 		}
 		tr.setUp()
 		tr.play()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -11,118 +12,256 @@ import (
 	"github.com/bellwether-go/cache/internal/record"
 )
 
-// trialCall is a call of GetOrLoad.
+// trialCall is a caller: it does one thing after the other.
 type trialCall struct {
 	p            *player
 	name         string
-	cancel       context.CancelFunc
+	cancel       context.CancelFunc // of what it does
 	began        time.Time
-	started      bool
-	done         bool
+	started      bool // it does something
+	reads        bool // ... that does not write
+	done         bool // ... and nothing any more
 	cancelled    bool
-	strict, weak int // versions older than that must not be returned
+	strict, weak perKey // versions older than that must not be returned
 }
 
-// call starts the n-th call of p once its gate lets it.
-func (p *player) call(n int) {
+// op is something that a caller does with some keys: get (them all at once, if there are several), strict (without what
+// is stale), look (whether it is cached), refresh; delete, delete tags, clear or set, after it has changed the origin; sleep.
+type op struct {
+	kind string
+	keys []int
+}
+
+func (o op) writes() bool {
+	return o.kind == "set" || o.kind == "clear" || strings.HasPrefix(o.kind, "delete")
+}
+
+// call starts the n-th caller of p, which does each thing once its gate lets it.
+func (p *player) call(n int, ops ...op) {
 	tr := p.tr
-	ctx, cancel := context.WithCancel(context.Background())
-	c := &trialCall{p: p, name: fmt.Sprintf("%s%d", strings.ToLower(p.name), n), cancel: cancel}
+	c := &trialCall{p: p, name: fmt.Sprintf("%s%d", strings.ToLower(p.name), n), cancel: func() {}}
 	p.calls = append(p.calls, c)
 	go func() {
-		defer cancel()
-		if tr.park(context.Background(), p, "call", "calls "+c.name) != pass {
-			c.done = true
-			return
+		for _, o := range ops {
+			label := "calls " + c.name
+			if tr.random != nil {
+				label = fmt.Sprintf("calls %s to %s %v", c.name, o.kind, o.names())
+			}
+			if tr.park(context.Background(), p, "call", label) != pass {
+				break
+			}
+			switch {
+			case o.kind == "sleep":
+				time.Sleep(trialLease)
+				tr.meet()
+			case o.writes():
+				c.write(o)
+			default:
+				c.get(o)
+			}
+			tr.notify()
 		}
-		c.strict, c.weak, c.began, c.started = p.told, tr.acked, time.Now(), true
-		p.remember(fmt.Sprintf("must not have less than %d, %d", c.strict, c.weak)) // the check depends on it
-		v, err := p.get(ctx)
 		c.done = true
-		tr.returned(c, v, err)
 		tr.notify()
 	}()
 }
 
-func (p *player) get(ctx context.Context) (int, error) {
-	if p.index < p.tr.batches {
-		return p.getBoth(ctx)
+func (o op) names() (names []string) {
+	for _, k := range o.keys {
+		names = append(names, trialKeys[k])
 	}
-	if p.tr.tags {
-		return p.cache.GetOrLoad(ctx, trialKey, p.load, WithTags(trialTag))
-	}
-	return p.cache.GetOrLoad(ctx, trialKey, p.load)
+	return names
 }
 
-// invalidate deletes the key, its tag, or everything.
-func (p *player) invalidate() error {
-	switch {
-	case p.tr.clear:
-		return p.cache.Clear(context.Background())
-	case p.tr.tags:
-		return p.cache.DeleteTags(context.Background(), trialTag)
+// begin makes a context for what follows.
+func (c *trialCall) begin() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	c.began, c.cancel, c.started, c.cancelled = time.Now(), cancel, true, false
+	return ctx
+}
+
+func (c *trialCall) get(o op) {
+	p := c.p
+	ctx := c.begin()
+	defer c.cancel()
+	c.reads = o.kind != "look" // which takes as long as one command
+	c.strict, c.weak = p.told, p.tr.acked
+	// It returns what was loaded since, by the server's clock.
+	if k := o.keys[0]; o.kind == "refresh" && !p.tr.setting(k) && !p.tr.real && p.tr.seen["forward"] == 0 {
+		c.strict[k] = p.tr.origin[k]
 	}
-	return p.cache.Delete(context.Background(), trialKey)
+	p.remember(fmt.Sprint("must not have less than ", c.strict, c.weak)) // the check depends on it
+	values, err := p.get(ctx, o)
+	p.tr.meet()
+	c.started = false
+	p.tr.returned(c, o, values, err)
+}
+
+// get returns the versions of the keys, 0 where there is none.
+func (p *player) get(ctx context.Context, o op) (found perKey, err error) {
+	if len(o.keys) > 1 {
+		return p.getMany(ctx, o)
+	}
+	var opts []CallOption
+	k := o.keys[0]
+	if p.tr.tags {
+		opts = append(opts, WithTags(tagOf(k)))
+	}
+	switch o.kind {
+	case "look":
+		found[k], _ = p.cache.Get(ctx, trialKeys[k])
+		return found, nil
+	case "refresh":
+		found[k], err = p.cache.Refresh(ctx, trialKeys[k], p.load, opts...)
+		return found, err
+	case "strict":
+		opts = append(opts, WithoutStale())
+	}
+	found[k], err = p.cache.GetOrLoad(ctx, trialKeys[k], p.load, opts...)
+	return found, err
+}
+
+func (p *player) getMany(ctx context.Context, o op) (found perKey, err error) {
+	names := o.names()
+	values, err := p.cache.GetOrLoadMany(ctx, names, func(ctx context.Context, names []string) (map[string]int, error) {
+		keys := make([]int, len(names))
+		for i, name := range names {
+			keys[i] = slices.Index(trialKeys[:], name)
+		}
+		loaded, err := p.loadKeys(ctx, keys...)
+		if err != nil {
+			return nil, err
+		}
+		values := make(map[string]int)
+		for i, name := range names {
+			values[name] = loaded[keys[i]]
+			if p.tr.tags {
+				LoadFrom(ctx).ForKey(name).SetTags(tagOf(keys[i]))
+			}
+		}
+		return values, nil
+	})
+	for i, k := range o.keys {
+		found[k] = values[names[i]]
+	}
+	return found, err
+}
+
+// invalidate deletes keys, their tag, or everything.
+func (p *player) invalidate(ctx context.Context, o op) error {
+	switch o.kind {
+	case "clear":
+		return p.cache.Clear(ctx)
+	case "delete tags":
+		return p.cache.DeleteTags(ctx, tagOf(o.keys[0]))
+	}
+	return p.cache.Delete(ctx, o.names()...)
+}
+
+// writeOp is a write of a caller. Of those that overlap with a Set of the same key the order is not defined.
+type writeOp struct {
+	op
+	mixed bool
+	over  bool
+}
+
+// write changes the origin, and then invalidates or sets.
+func (c *trialCall) write(o op) {
+	p, tr := c.p, c.p.tr
+	ctx := c.begin()
+	defer c.cancel()
+	c.reads = false
+	for _, k := range o.keys {
+		tr.origin[k]++
+	}
+	versions := tr.origin
+	w := &writeOp{op: o}
+	for _, other := range tr.written {
+		if other.over || !slices.ContainsFunc(other.keys, func(k int) bool { return slices.Contains(o.keys, k) }) {
+			continue
+		}
+		if o.kind == "set" || other.kind == "set" {
+			w.mixed, other.mixed = true, true
+		}
+	}
+	tr.written = append(tr.written, w)
+	p.remember("writes")
+	var err error
+	if k := o.keys[0]; o.kind == "set" {
+		var opts []CallOption
+		if tr.tags {
+			opts = append(opts, WithTags(tagOf(k)))
+		}
+		err = p.cache.Set(ctx, trialKeys[k], versions[k], opts...)
+	} else {
+		err = p.invalidate(ctx, o)
+	}
+	tr.meet()
+	c.started = false
+	tr.s.Note("%s's %s returns %v", c.name, o.kind, err)
+	if tr.over() || p.gone {
+		return
+	}
+	w.over = err == nil || o.kind != "set" // otherwise it may still be stored
+	if err == nil && !w.mixed {
+		tr.acked.raise(versions, o.keys)
+		p.told.raise(versions, o.keys)
+	}
+	p.remember("has written")
+}
+
+// setting reports whether a Set of a key is under way, or was not confirmed.
+func (tr *trial) setting(key int) bool {
+	return slices.ContainsFunc(tr.written, func(w *writeOp) bool {
+		return !w.over && w.kind == "set" && w.keys[0] == key
+	})
 }
 
 var errLoad = errors.New("the origin is down")
 
 // load is the loader of a process: it reads the origin when it is let to begin, and returns when it is let to end.
-func (p *player) load(ctx context.Context, _ string) (int, error) {
-	return p.loadKeys(ctx, trialKey)
+func (p *player) load(ctx context.Context, key string) (int, error) {
+	k := slices.Index(trialKeys[:], key)
+	values, err := p.loadKeys(ctx, k)
+	return values[k], err
 }
 
-// loadKeys loads trialKey, otherKey or both, and returns the value of the first.
-func (p *player) loadKeys(ctx context.Context, keys ...string) (int, error) {
+func (p *player) loadKeys(ctx context.Context, keys ...int) (values perKey, err error) {
 	tr := p.tr
 	which := ""
-	if len(keys) > 1 || keys[0] != trialKey {
-		which = " of " + strings.Join(keys, ", ")
+	if len(keys) > 1 || keys[0] > 0 {
+		var names []string
+		for _, k := range keys {
+			names = append(names, trialKeys[k])
+		}
+		which = " of " + strings.Join(names, ", ")
 	}
 	tr.mu.Lock()
 	p.asked++
 	n := p.asked
 	tr.mu.Unlock()
 	if tr.park(ctx, p, "load", fmt.Sprintf("begins load %d%s", n, which)) != pass {
-		return 0, loadErr(ctx)
+		return perKey{}, loadErr(ctx)
 	}
 	tr.begins(p, keys, 1)
 	defer tr.begins(p, keys, -1)
-	v := tr.origin
-	switch tr.park(ctx, p, "loaded", fmt.Sprintf("has loaded %d in load %d%s", v, n, which)) {
+	values = tr.origin
+	if tr.random != nil { // and may keep it if Redis does not answer
+		for _, k := range keys {
+			p.served[k] |= 1 << values[k]
+		}
+	}
+	switch tr.park(ctx, p, "loaded", fmt.Sprintf("has loaded %d in load %d%s", values[keys[0]], n, which)) {
 	case pass:
-		return v, nil
+		return values, nil
 	case fail:
-		return 0, errLoad
+		return perKey{}, errLoad
 	case "panic":
 		panic("the loader panics")
+	case "exit":
+		runtime.Goexit()
 	}
-	return 0, loadErr(ctx)
-}
-
-// getBoth asks for both keys and returns the value of the first.
-func (p *player) getBoth(ctx context.Context) (int, error) {
-	keys := []string{trialKey, otherKey}
-	if p.index%2 == 1 {
-		slices.Reverse(keys)
-	}
-	values, err := p.cache.GetOrLoadMany(ctx, keys, func(ctx context.Context, keys []string) (map[string]int, error) {
-		v, err := p.loadKeys(ctx, keys...)
-		values := make(map[string]int)
-		for _, k := range keys {
-			if values[k] = v; k == otherKey {
-				values[k] = 1
-			}
-		}
-		if err != nil {
-			values = nil
-		}
-		return values, err
-	})
-	if err == nil && (len(values) != 2 || values[otherKey] != 1) {
-		p.tr.s.Failf("%s gets %v", p.name, values)
-	}
-	return values[trialKey], err
+	return perKey{}, loadErr(ctx)
 }
 
 func loadErr(ctx context.Context) error {
@@ -132,8 +271,8 @@ func loadErr(ctx context.Context) error {
 	return errLoad
 }
 
-// write changes the origin and deletes the key through p, each time its gate lets it.
-func (p *player) write(times int) {
+// write does this so many times: it changes the origin and invalidates through p, each time its gate lets it.
+func (p *player) write(o op, times int) {
 	tr := p.tr
 	tr.writing++
 	p.busy = true
@@ -143,11 +282,14 @@ func (p *player) write(times int) {
 			if tr.park(context.Background(), p, "write", "writes") != pass {
 				return
 			}
-			tr.origin++
-			version := tr.origin
-			if err := p.invalidate(); err == nil && !p.gone {
+			for _, k := range o.keys {
+				tr.origin[k]++
+			}
+			versions := tr.origin
+			if err := p.invalidate(context.Background(), o); err == nil && !p.gone {
 				tr.s.Note("%s's deletion is confirmed", p.name)
-				tr.acked, p.told = max(tr.acked, version), max(p.told, version)
+				tr.acked.raise(versions, o.keys)
+				p.told.raise(versions, o.keys)
 				p.remember("deleted")
 			}
 		}
@@ -163,12 +305,12 @@ func (p *player) refresh() {
 		if tr.park(context.Background(), p, "refresh", "refreshes") != pass {
 			return
 		}
-		h, _, err := record.Open(tr.net.raw())
+		h, _, err := record.Open(tr.net.raw(0))
 		if err != nil || h.State == record.Stub {
 			return
 		}
 		p.remember("refreshes " + tr.net.state())
-		f := &flight{order: &order{c: p.cache.core}, flightID: flightID{key: trialKey}, full: trialFull, ctx: context.Background()}
+		f := &flight{order: &order{c: p.cache.core}, flightID: flightID{key: trialKeys[0]}, full: trialFull[0], ctx: context.Background()}
 		f.loader = Loader[int](p.load)
 		_ = refreshNow(p.cache.core, f, h.ID)
 	}()

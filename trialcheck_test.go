@@ -13,27 +13,22 @@ import (
 )
 
 // begins counts a load that begins, or with -1 ends, and looks who else loads: P2.
-func (tr *trial) begins(p *player, keys []string, by int) {
+func (tr *trial) begins(p *player, keys []int, by int) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	for _, k := range keys {
-		loads, loading := &tr.loads, &p.loading
-		if k == otherKey {
-			loads, loading = &tr.others, &p.other
+		tr.loads[k] += max(by, 0)
+		p.loading[k] += by
+		if p.loading[k] > loadsPerKey {
+			tr.s.Failf("%s runs %d loads of %s", p.name, p.loading[k], trialKeys[k])
 		}
-		*loads += max(by, 0)
-		*loading += by
-	}
-	if p.loading > loadsPerKey || p.other > loadsPerKey {
-		tr.s.Failf("%s runs %d and %d loads", p.name, p.loading, p.other)
-	}
-	all, others := 0, 0
-	for _, p := range tr.players {
-		all += p.loading
-		others += p.other
-	}
-	if max(all, others) > 1 && by > 0 && tr.writes == 0 && tr.refreshes == 0 && tr.harmless("slow repeat stream") && !tr.auto {
-		tr.s.Failf("P2: %d and %d loads at a time", all, others)
+		all := 0
+		for _, p := range tr.players {
+			all += p.loading[k]
+		}
+		if all > 1 && by > 0 && tr.writes == 0 && tr.refreshes == 0 && tr.harmless("slow repeat stream") && !tr.auto {
+			tr.s.Failf("P2: %d loads of %s at a time", all, trialKeys[k])
+		}
 	}
 }
 
@@ -47,39 +42,48 @@ func (tr *trial) harmless(kinds string) bool {
 	return true
 }
 
-// returned checks what a call got: P3 and P4.
-func (tr *trial) returned(c *trialCall, v int, err error) {
-	p := c.p
+// over reports whether nothing passes any more.
+func (tr *trial) over() bool {
 	tr.mu.Lock()
-	over := tr.dead
-	tr.mu.Unlock()
-	if over || p.gone {
+	defer tr.mu.Unlock()
+	return tr.dead
+}
+
+// returned checks what a call got: P3 and P4.
+func (tr *trial) returned(c *trialCall, o op, values perKey, err error) {
+	p := c.p
+	if tr.over() || p.gone {
 		return
 	}
-	tr.s.Note("%s gets %d, %v", c.name, v, err)
+	for _, k := range o.keys {
+		v := values[k]
+		tr.s.Note("%s gets %s %d, %v", c.name, trialKeys[k], v, err)
+		switch {
+		case v == 0 && (err != nil || o.kind == "look"):
+		case v < c.strict[k] && !tr.excused:
+			tr.s.Failf("P4: %s gets %s %d, and %s knew before that it was deleted", c.name, trialKeys[k], v, p.name)
+		case v < c.weak[k] && (!tr.local || p.served[k]&(1<<v) == 0) && !tr.excused:
+			tr.s.Failf("P4: %s gets %s %d, which was deleted before, and not from memory", c.name, trialKeys[k], v)
+		case v < 1 || v > tr.origin[k]:
+			tr.s.Failf("%s gets %s %d, which was never the origin's", c.name, trialKeys[k], v)
+		}
+	}
 	var panicked *PanicError
 	switch {
 	case err == nil:
-		switch {
-		case v < c.strict && !tr.excused:
-			tr.s.Failf("P4: %s gets %d, and %s knew before that it was deleted", c.name, v, p.name)
-		case v < c.weak && (!tr.local || p.served&(1<<v) == 0) && !tr.excused:
-			tr.s.Failf("P4: %s gets %d, which was deleted before, and not from memory", c.name, v)
-		case v < 1 || v > tr.origin:
-			tr.s.Failf("%s gets %d, which was never the origin's", c.name, v)
-		}
 	case errors.Is(err, context.Canceled) && c.cancelled:
 	case errors.Is(err, ErrClosed) && p.closed:
 	case errors.Is(err, context.DeadlineExceeded) && tr.seen["pause"]+tr.seen["slow"] > 0: // of the load
 	case errors.Is(err, errLoad) && tr.stale && tr.writes == 0 && tr.harmless("error panic cancel close crash"):
 		tr.s.Failf("%s gets the loader's error, and there is a stale value", c.name)
 	case errors.Is(err, errLoad) && tr.seen["error"] > 0:
-	case errors.As(err, &panicked) && tr.seen["panic"] > 0:
+	case errors.As(err, &panicked) && tr.seen["panic"]+tr.seen["exit"] > 0:
 	default:
 		tr.s.Failf("P3: %s gets an error: %v", c.name, err)
 	}
 	took := time.Since(c.began)
 	switch {
+	case tr.random != nil && took < trialPatience:
 	case took > 0 && tr.harmless("fail repeat error panic cancel close") && tr.faults-tr.left < 2: // who waits is told at once
 		tr.s.Failf("P8: %s took %v, and nothing was in its way", c.name, took)
 	case took > time.Duration(tr.faults+1)*trialLease && tr.seen["slow"]+tr.seen["pause"] == 0:
@@ -96,13 +100,17 @@ func (tr *trial) gaveUp(p *player) {
 			return
 		}
 	}
-	if tr.abandoned && p.loading+p.other > 0 {
+	if tr.abandoned && p.loading != (perKey{}) {
 		tr.s.Failf("nobody waits for %s any more, and it loads", p.name)
 	}
 }
 
 // probe asks once more in the end, with all gates open: no process may be wedged, or be left with an old value.
 func (tr *trial) probe() {
+	if tr.random != nil {
+		tr.settle()
+		return
+	}
 	if tr.net.leased() && tr.harmless("fail repeat error panic cancel close stream evict slow") {
 		tr.s.Failf("P7: a lease is left: %s", tr.net.state())
 	}
@@ -128,31 +136,99 @@ func (tr *trial) probe() {
 		}
 		calls.Go(func() {
 			began := time.Now()
-			v, err := p.get(context.Background())
+			o := tr.asks(p)
+			values, err := p.get(context.Background(), o)
 			took := time.Since(began)
-			switch {
-			case err != nil:
-				tr.s.Failf("in the end %s gets an error: %v", p.name, err)
-			case v < tr.acked && !tr.excused:
-				tr.s.Failf("P4: in the end %s gets %d, and the newest is %d", p.name, v, tr.origin)
-			case took > trialLease+time.Second:
-				tr.s.Failf("P8: in the end %s waits for %v", p.name, took)
+			for _, k := range o.keys {
+				switch v := values[k]; {
+				case err != nil:
+					tr.s.Failf("in the end %s gets an error: %v", p.name, err)
+				case v < tr.acked[k] && !tr.excused:
+					tr.s.Failf("P4: in the end %s gets %s %d, and the newest is %d", p.name, trialKeys[k], v, tr.origin[k])
+				case took > trialLease+time.Second:
+					tr.s.Failf("P8: in the end %s waits for %v", p.name, took)
+				}
 			}
 		})
 	}
 	calls.Wait()
-	if tr.loads > before+most {
-		tr.s.Failf("P2: in the end there are %d loads", tr.loads-before)
-	}
-	if most := tr.mostLoads(); before > most || tr.others > most+1 {
-		tr.s.Failf("P2: %d and %d loads, want at most %d", before, tr.others, most)
+	for _, k := range tr.keys() {
+		if tr.loads[k] > before[k]+most {
+			tr.s.Failf("P2: in the end there are %d loads of %s", tr.loads[k]-before[k], trialKeys[k])
+		}
+		if most := tr.mostLoads() + min(k, 1); before[k] > most {
+			tr.s.Failf("P2: %d loads of %s, want at most %d", before[k], trialKeys[k], most)
+		}
 	}
 }
 
+// settle has everybody ask twice in the end, with time before it and all gates open: nobody fails or has an old value, and
+// the second time nothing is loaded.
+func (tr *trial) settle() {
+	for range 1000 { // one after the other, so that it is the same each time
+		gates := tr.sorted()
+		if len(gates) == 0 {
+			break
+		}
+		tr.open(gates[0], pass)
+		synctest.Wait()
+	}
+	tr.openAll(false)
+	tr.net.beat()
+	tr.meet()
+	time.Sleep(trialPatience)
+	synctest.Wait()
+	// Of what a process has said that is gone, nobody notices that it was lost.
+	unheard := tr.local && tr.seen["drop"] > 0 && slices.ContainsFunc(tr.players, func(p *player) bool { return p.gone || p.closed })
+	o := op{"get", tr.keys()}
+	for round := range 2 {
+		before := tr.loads
+		for _, p := range tr.players {
+			if p.gone || p.closed {
+				continue
+			}
+			began := time.Now()
+			values, err := p.get(context.Background(), o)
+			for _, k := range o.keys {
+				switch v := values[k]; {
+				case err != nil:
+					tr.s.Failf("in the end %s gets an error: %v", p.name, err)
+				case v < tr.acked[k] && !tr.excused && !unheard:
+					tr.s.Failf("P4: in the end %s gets %s %d, and %d is confirmed", p.name, trialKeys[k], v, tr.acked[k])
+				case time.Since(began) > 0:
+					tr.s.Failf("P8: in the end %s waits for %v", p.name, time.Since(began))
+				}
+			}
+			synctest.Wait()
+		}
+		if round > 0 && tr.loads != before {
+			tr.s.Failf("P2: in the end there are loads again: %v, before %v", tr.loads, before)
+		}
+	}
+}
+
+// about returns which keys an event message is about.
+func (tr *trial) about(message string) (keys []int) {
+	if message[0] != eventful {
+		return nil
+	}
+	for rest := message[43:]; rest != ""; {
+		kind := rest[0]
+		text, more, _ := cutText(rest[1:])
+		for _, k := range tr.keys() {
+			if kind == clearEvent || kind == keyEvent && text == trialFull[k] || kind == tagEvent && strings.HasSuffix(text, ":"+tagOf(k)) {
+				keys = append(keys, k)
+			}
+		}
+		rest = more
+	}
+	return keys
+}
+
 // serves notes that the server has let p have a value.
-func (tr *trial) serves(p *player, raw []byte) {
+func (tr *trial) serves(p *player, key int, raw []byte) {
 	if v, ok := version(raw); ok {
-		p.served |= 1 << v
+		p.served[key] |= 1 << v
 	}
 }
 
@@ -165,18 +241,27 @@ func version(raw []byte) (int, bool) {
 	return int(payload[len(payload)-1]), true // of MessagePack's big-endian numbers the last byte
 }
 
+// unlinks notes that older versions than the present ones are deleted.
+func (tr *trial) unlinks(keys []int) {
+	for _, k := range keys {
+		if !tr.setting(k) {
+			tr.unlinked[k] = tr.origin[k]
+		}
+	}
+}
+
 // stores checks what has just been written under the key: P4 and P5.
-func (tr *trial) stores(raw []byte) {
+func (tr *trial) stores(key int, raw []byte) {
 	v, ok := version(raw)
 	if !ok {
 		return
 	}
 	h, _, _ := record.Open(raw)
-	if v < tr.unlinked && !tr.excused && !tr.tags { // with tags it may be there, and is not valid
-		tr.s.Failf("P4: %d is stored after its deletion", v)
+	if v < tr.unlinked[key] && !tr.excused && !tr.tags && !tr.setting(key) { // with tags it may be there, and is not valid
+		tr.s.Failf("P4: %s %d is stored after its deletion", trialKeys[key], v)
 	}
-	if h.Fence < tr.fence {
-		tr.s.Failf("P5: fence %d replaces %d", h.Fence, tr.fence)
+	if h.Fence < tr.fence[key] {
+		tr.s.Failf("P5: fence %d of %s replaces %d", h.Fence, trialKeys[key], tr.fence[key])
 	}
-	tr.fence = h.Fence
+	tr.fence[key] = h.Fence
 }

@@ -16,7 +16,10 @@ func (tr *trial) state() uint64 {
 	for _, g := range tr.sorted() {
 		gates = append(gates, g.label)
 	}
-	common := fmt.Sprint(time.Since(tr.began), tr.left, tr.origin, tr.unlinked, tr.acked, tr.fence, tr.excused, tr.loads, tr.others, tr.next)
+	common := fmt.Sprint(time.Since(tr.began), tr.left, tr.excused, tr.next)
+	for _, k := range tr.keys() {
+		common += fmt.Sprint("|", tr.origin[k], tr.unlinked[k], tr.acked[k], tr.fence[k], tr.loads[k])
+	}
 	server := tr.net.state()
 	least := ^uint64(0)
 	renamed := make([]string, len(gates))
@@ -36,7 +39,10 @@ func (tr *trial) state() uint64 {
 				_, _ = fmt.Fprint(h, "|", p.remains())
 				continue
 			}
-			_, _ = fmt.Fprint(h, "|", p.digest(i), p.gone, p.closed, p.held, p.deaf, p.told, p.served)
+			_, _ = fmt.Fprint(h, "|", p.digest(i), p.gone, p.closed, p.held, p.deaf)
+			for _, k := range tr.keys() {
+				_, _ = fmt.Fprint(h, "|", p.told[k], p.served[k])
+			}
 		}
 		least = min(least, h.Sum64())
 	}
@@ -74,14 +80,14 @@ func (p *player) remains() string {
 		return "gone"
 	}
 	memory := ""
-	if e, value := p.cache.core.local.find(trialKey); e.localEntry != nil {
-		memory = fmt.Sprint(value, e.until, e.is(stale))
-	}
-	if e, value := p.cache.core.local.find(otherKey); e.localEntry != nil {
-		memory += fmt.Sprint(" and ", value, e.until)
-	}
-	if err, failed := p.cache.core.failures.last(trialKey); failed {
-		memory += fmt.Sprint(err, " until ", p.cache.core.failures.m[trialKey].until)
+	for _, k := range p.tr.keys() {
+		key := trialKeys[k]
+		if e, value := p.cache.core.local.find(key); e.localEntry != nil {
+			memory += fmt.Sprint(" and ", value, e.until, e.is(stale))
+		}
+		if err, failed := p.cache.core.failures.last(key); failed {
+			memory += fmt.Sprint(err, " until ", p.cache.core.failures.m[key].until)
+		}
 	}
 	sent := 0
 	for _, n := range p.sent {

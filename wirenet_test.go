@@ -25,7 +25,8 @@ type wireNetwork struct {
 	tries   map[string]int // attempts to acquire, by process
 	ghosts  []*lab.Message // requests that will be executed without their clients
 	heard   map[*player]int
-	told    []int // versions whose deletion was published
+	told    []perKey // versions whose deletion was published
+	skew    time.Duration
 }
 
 func newWireNetwork(t *testing.T) *wireNetwork {
@@ -105,7 +106,7 @@ func (n *wireNetwork) gates() (gates []*parked) {
 				}
 			}
 		case lab.Push:
-			g.kind = "push"
+			g.kind, g.lossy = "push", true
 			g.do = func(v verdict) { n.push(p, m, v) }
 		}
 		gates = append(gates, g)
@@ -147,52 +148,85 @@ func (n *wireNetwork) drain(process string) {
 }
 
 func (n *wireNetwork) request(p *player, m *lab.Message, v verdict) {
-	if v == late {
+	switch v {
+	case late:
 		n.ghosts = append(n.ghosts, m)
 		m.Lose()
 		return
+	case fail:
+		m.Lose()
+		return
+	case refuse:
+		n.w.Redis.SetError("OOM command not allowed when used memory > 'maxmemory'.")
+		m.Deliver()
+		n.w.Redis.SetError("")
+		return
 	}
+	n.tick()
 	m.Deliver()
 	n.executed(p, m)
+}
+
+// tick moves the server's clock, as it has moved when the next command is executed. Where all schedules are played it
+// stands still, or there would be more states.
+func (n *wireNetwork) tick() {
+	if n.tr.random != nil {
+		n.skew += time.Microsecond
+		n.w.Redis.SetTime(time.Now().Add(n.skew))
+	}
 }
 
 // executed looks what a command has done.
 func (n *wireNetwork) executed(p *player, m *lab.Message) {
 	tr := n.tr
-	raw := n.raw()
-	if slices.Contains(m.Args, otherFull) {
-		return
-	}
-	switch verbOf(m) {
+	verb := verbOf(m)
+	switch verb {
 	case "UNLINK":
-		tr.unlinked, tr.fence = tr.origin, 0
+		for _, full := range m.Args[1:] {
+			k := keyIn(full)
+			tr.unlinks([]int{k})
+			tr.fence[k] = 0
+		}
+		return
 	case "INVALIDATE":
-		tr.unlinked = tr.origin
+		tr.unlinks(tr.keys())
+		return
 	case "PUBLISH":
 		n.told = append(n.told, tr.unlinked)
+		return
+	}
+	k := slices.IndexFunc(trialFull[:], func(full string) bool { return slices.Contains(m.Args, full) })
+	if k < 0 {
+		return
+	}
+	raw := n.raw(k)
+	if len(raw) == 0 {
+		tr.fence[k] = 0
+	}
+	switch verb {
 	case "COMMIT":
 		h, _, err := record.Open(raw)
 		if err == nil && n.script.owners[h.ID] == n.script.owner(m.Args[4]) {
-			if !n.outdated(raw) {
-				tr.serves(p, raw)
+			if !n.outdated(k, raw) {
+				tr.serves(p, k, raw)
 			}
-			tr.stores(raw)
+			tr.stores(k, raw)
 		}
 	case "GETRANGE", "ACQUIRE":
-		if !n.outdated(raw) {
-			tr.serves(p, raw)
+		if !n.outdated(k, raw) {
+			tr.serves(p, k, raw)
 		}
 	}
 }
 
 // outdated reports whether the barriers make what is stored invalid.
-func (n *wireNetwork) outdated(raw []byte) bool {
+func (n *wireNetwork) outdated(key int, raw []byte) bool {
 	h, _, err := record.Open(raw)
 	if err != nil || !h.Tagged {
 		return false
 	}
 	values := []any{nil, nil, nil}
-	for i, field := range []string{"last", "base", "t" + trialTag} {
+	for i, field := range []string{"last", "base", "t" + tagOf(key)} {
 		if v := n.w.Redis.HGet("cache:user", field); v != "" {
 			values[i] = v
 		}
@@ -202,7 +236,7 @@ func (n *wireNetwork) outdated(raw []byte) bool {
 }
 
 func (n *wireNetwork) push(p *player, m *lab.Message, v verdict) {
-	if v != pass {
+	if v == fail {
 		m.Lose()
 		n.heard[p] = len(n.told)
 		return
@@ -212,21 +246,28 @@ func (n *wireNetwork) push(p *player, m *lab.Message, v verdict) {
 	switch payload[0] {
 	case eventful:
 		if n.heard[p] < len(n.told) {
-			p.told = max(p.told, n.told[n.heard[p]])
+			if v != lose {
+				p.told.raise(n.told[n.heard[p]], n.tr.about(payload))
+			}
 			n.heard[p]++
 		}
 	case wakeCommitted:
-		if _, rec, ok := cutText(payload[17:]); ok {
-			n.tr.serves(p, []byte(rec))
+		if key, rec, ok := cutText(payload[17:]); ok && v != lose {
+			n.tr.serves(p, keyIn(key), []byte(rec))
 		}
 	}
-	m.Deliver()
+	switch v {
+	case lose:
+		m.Drop()
+	case repeat:
+		m.Twice()
+	default:
+		m.Deliver()
+	}
 }
 
-func (n *wireNetwork) raw() []byte { return n.get(trialFull) }
-
-func (n *wireNetwork) get(key string) []byte {
-	raw, err := n.w.Redis.Get(key)
+func (n *wireNetwork) raw(key int) []byte {
+	raw, err := n.w.Redis.Get(trialFull[key])
 	if err != nil {
 		return nil
 	}
@@ -235,8 +276,8 @@ func (n *wireNetwork) get(key string) []byte {
 
 func (n *wireNetwork) state() string {
 	text := ""
-	for _, key := range []string{trialFull, otherFull} {
-		raw := n.get(key)
+	for _, k := range n.tr.keys() {
+		raw := n.raw(k)
 		text += " " + n.script.record(string(raw))
 		if len(raw) == 0 {
 			continue
@@ -246,7 +287,7 @@ func (n *wireNetwork) state() string {
 			text += fmt.Sprint(" stamped ", h.Stamp)
 		}
 		text += fmt.Sprintf(" %d %d %d %v %q %d %v", h.Fence, h.FreshUntil, h.Lease.Fence, h.Lease.All,
-			n.inboxes(string(rest)), h.Lease.Until, n.w.Redis.TTL(key))
+			n.inboxes(string(rest)), h.Lease.Until, n.w.Redis.TTL(trialFull[k]))
 	}
 	if fields, err := n.w.Redis.HKeys("cache:user"); err == nil {
 		for _, f := range fields {
@@ -265,8 +306,8 @@ func (n *wireNetwork) inboxes(list string) string {
 }
 
 func (n *wireNetwork) wakes(p *player) bool {
-	for _, key := range []string{trialFull, otherFull} {
-		h, rest, err := record.Open(n.get(key))
+	for _, k := range n.tr.keys() {
+		h, rest, err := record.Open(n.raw(k))
 		if err == nil && (h.Lease.All || h.State == record.Stub && strings.Contains(string(rest), p.rds.process)) {
 			return true
 		}
@@ -275,28 +316,53 @@ func (n *wireNetwork) wakes(p *player) bool {
 }
 
 func (n *wireNetwork) leased() bool {
-	h, _, _ := record.Open(n.raw())
-	other, _, _ := record.Open(n.get(otherFull))
-	return h.Lease.Owner != (record.Owner{}) || other.Lease.Owner != (record.Owner{})
+	for _, k := range n.tr.keys() {
+		if h, _, _ := record.Open(n.raw(k)); h.Lease.Owner != (record.Owner{}) {
+			return true
+		}
+	}
+	return false
 }
 
 func (n *wireNetwork) faults() []option {
-	all := []option{{"restart", "", func() {
+	flush := func() {
 		n.w.Redis.FlushAll()
-		n.tr.fence = 0
-		for _, p := range n.tr.players {
-			n.w.Break(p.name)
-			n.heard[p] = len(n.told)
+		n.tr.fence = [mostKeys]int64{}
+	}
+	all := []option{
+		{kind: "flush", do: flush},
+		{kind: "forward", do: func() { n.skew += 2 * trialLease }},
+		{kind: "back", do: func() { n.skew -= 2 * trialLease }},
+		{kind: "restart", do: func() {
+			flush()
+			for _, p := range n.tr.players {
+				n.w.Break(p.name)
+				n.heard[p] = len(n.told)
+			}
+		}},
+	}
+	for _, k := range n.tr.keys() {
+		if len(n.raw(k)) == 0 {
+			continue
 		}
-	}}}
-	if len(n.raw()) > 0 {
-		all = append(all, option{"evict", "", func() {
-			n.w.Redis.Del(trialFull)
-			n.tr.fence = 0
+		key := trialFull[k]
+		evict := func() {
+			n.w.Redis.Del(key)
+			n.tr.fence[k] = 0
+		}
+		all = append(all, option{kind: "evict", what: trialKeys[k], do: evict})
+		all = append(all, option{kind: "garbage", what: trialKeys[k], do: func() {
+			evict()
+			_ = n.w.Redis.Set(key, trialGarbage)
+			n.w.Redis.SetTTL(key, time.Minute)
+		}})
+		all = append(all, option{kind: "expire", what: trialKeys[k], do: func() {
+			n.w.Redis.SetTTL(key, trialLease/4)
+			n.tr.fence[k] = 0
 		}})
 	}
 	if n.w.Redis.Exists("cache:user") {
-		all = append(all, option{"barriers", "", func() { n.w.Redis.Del("cache:user") }})
+		all = append(all, option{kind: "barriers", do: func() { n.w.Redis.Del("cache:user") }})
 	}
 	return all
 }
@@ -306,7 +372,12 @@ func (n *wireNetwork) unsubscribe(*player) {}
 
 func (n *wireNetwork) crash(p *player) { n.w.CutOff(p.name, false) }
 
-func (n *wireNetwork) open() { n.w.Conduct(nil) }
+func (n *wireNetwork) beat() {} // it does, each second
+
+func (n *wireNetwork) open() {
+	n.w.Redis.SetTime(time.Time{})
+	n.w.Conduct(nil)
+}
 
 func (n *wireNetwork) arrived() <-chan struct{} { return n.w.Arrived() }
 

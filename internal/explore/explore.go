@@ -141,6 +141,22 @@ type Schedule struct {
 	failure string   // guarded by mu
 }
 
+// Single returns a play that belongs to no search: somebody else chooses. With keep it keeps its steps.
+func Single(keep bool) *Schedule {
+	s := &Schedule{}
+	if keep {
+		s.fixed = []int{}
+	}
+	return s
+}
+
+// Step notes what was chosen.
+func (s *Schedule) Step(label fmt.Stringer) {
+	if s.fixed != nil {
+		s.add(label.String())
+	}
+}
+
 // Choose returns which of n alternatives happens next, or -1 if the rest of the play is known: it should end soon then,
 // and Choose is not asked again. state identifies all that the future depends on, label an alternative; they are called
 // only where they are needed.
@@ -223,9 +239,19 @@ func (s *Schedule) Failf(format string, args ...any) {
 	}
 }
 
-// Failed reports whether it has failed already.
-func (s *Schedule) Failed() bool {
+// Steps returns the steps and notes that were kept.
+func (s *Schedule) Steps() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.failure != ""
+	return s.steps
 }
+
+// Failure returns why it has failed, or "".
+func (s *Schedule) Failure() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failure
+}
+
+// Failed reports whether it has failed already.
+func (s *Schedule) Failed() bool { return s.Failure() != "" }

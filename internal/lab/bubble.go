@@ -12,7 +12,7 @@ import (
 // a SIGSEGV in the detector: within a second with 50 goroutines that do nothing else, and once in some runs of our tests.
 func Bubble(t *testing.T, f func(*testing.T)) {
 	t.Helper()
-	if raceEnabled {
+	if Race {
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	}
 	synctest.Test(t, f)

@@ -2,4 +2,5 @@
 
 package lab
 
-const raceEnabled = true
+// Race tells whether the race detector is on.
+const Race = true

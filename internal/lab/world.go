@@ -154,6 +154,15 @@ func (m *Message) Lose() {
 	synctest.Wait()
 }
 
+// Drop takes a held message away. Its connection stands.
+func (m *Message) Drop() { m.take() }
+
+// Twice delivers a held message two times.
+func (m *Message) Twice() {
+	m.to.push(m.Raw)
+	m.Deliver()
+}
+
 // Copy executes a held request without its client: as if it had been sent before, and been late.
 func (m *Message) Copy() {
 	c := m.w.Client("ghost of "+m.Process, nil)

@@ -1,0 +1,281 @@
+package cache
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bellwether-go/cache/internal/explore"
+)
+
+// seedFaults are the kinds of faults that random schedules have, in memory and with the real Redis.
+const (
+	seedFaults = "fail repeat late lost refuse silence evict garbage expire flush restart barriers " +
+		"drop twice forward back slow pause crash close cancel error panic exit"
+	seedFaultsInMemory = seedFaults + " failover stream noise"
+	seedFaultsOnWire   = seedFaults + " stream"
+)
+
+// draws are the numbers that a random schedule is made of. Those that are given come first; then the seed's, if there is
+// one, or zeros. Zero is always the simplest.
+type draws struct {
+	given []byte
+	rng   *rand.Rand
+	made  []byte
+}
+
+// n returns a number from 0 to n-1.
+func (d *draws) n(n int) int {
+	var b byte
+	switch i := len(d.made); {
+	case i < len(d.given):
+		b = d.given[i]
+	case d.rng != nil:
+		b = byte(d.rng.IntN(n))
+	}
+	d.made = append(d.made, b)
+	return int(b) % n
+}
+
+// seed is a random schedule: what the processes do, and what happens.
+type seed struct {
+	real    bool
+	fleet   draws
+	choices draws
+}
+
+func newSeed(n uint64, real bool) *seed {
+	return &seed{real, draws{rng: rand.New(rand.NewPCG(n, 0))}, draws{rng: rand.New(rand.NewPCG(n, 1))}}
+}
+
+// space draws who does what.
+func (sd *seed) space() *space {
+	d := &sd.fleet
+	sp := &space{name: "seed", real: sd.real, writes: 1, writer: "A", kinds: seedFaultsInMemory}
+	if sd.real {
+		sp.kinds = seedFaultsOnWire
+	}
+	sp.processes = 3 + d.n(6)
+	sp.used = 1 + d.n(mostKeys)
+	sp.faults = d.n(7)
+	sp.local, sp.tags, sp.warm = d.n(2) > 0, d.n(3) > 1, d.n(3) > 1
+	sp.abandoned = d.n(4) > 2
+	if d.n(4) > 2 {
+		sp.warm, sp.stale, sp.ifError = true, true, d.n(2) > 0
+	}
+	for range sp.processes {
+		var program [][]op
+		for range seedCallers {
+			var ops []op
+			for range seedOps { // each of so many draws that leaving one out changes no other
+				if o := d.op(sp); d.n(2) > 0 {
+					ops = append(ops, o)
+				}
+			}
+			if ops != nil {
+				program = append(program, ops)
+			}
+		}
+		sp.programs = append(sp.programs, program)
+	}
+	return sp
+}
+
+const (
+	seedCallers = 3 // at most, in each process
+	seedOps     = 3 // at most, of each
+)
+
+// op draws what a caller does next.
+func (d *draws) op(sp *space) op {
+	what, first := d.n(40), d.n(sp.used)
+	one, many := []int{first}, []int{first}
+	for k := range mostKeys {
+		if d.n(2) > 0 && k != first && k < sp.used {
+			many = append(many, k)
+		}
+	}
+	switch {
+	case what < 20:
+		return op{"get", one}
+	case what < 26:
+		return op{"get", many}
+	case what < 28:
+		return op{"strict", one}
+	case what < 30:
+		return op{"look", one}
+	case what < 32:
+		return op{"refresh", one}
+	case what < 35:
+		return op{"delete", one}
+	case what < 37:
+		return op{"set", one}
+	case what < 38:
+		return op{"sleep", one}
+	case sp.tags && what < 39:
+		return op{"clear", sp.keys()}
+	case sp.tags:
+		return op{"delete tags", slices.DeleteFunc(slices.Clone(sp.keys()), func(k int) bool { return k%2 != first%2 })}
+	}
+	return op{"get", one}
+}
+
+// chooser decides what happens, by priorities as in PCT (Burckhardt and others, "A Randomized Scheduler with Probabilistic
+// Guarantees of Finding Bugs", ASPLOS 2010): of the processes of which something can go on, the one with the highest does. Now
+// and then something else goes on, and its process has the lowest priority from then on; or there is a fault.
+type chooser struct {
+	*draws
+	priorities []int // of processes
+	lowest     int
+	changes    int // of a hundred choices
+	faults     int // ... that are faults, if there may be one
+}
+
+func (ch *chooser) begin(processes int) {
+	for range processes {
+		ch.priorities = append(ch.priorities, ch.n(8))
+	}
+	ch.changes = []int{2, 10, 30, 80}[ch.n(4)]
+	ch.faults = []int{2, 5, 15}[ch.n(3)]
+}
+
+func (ch *chooser) priority(o option) int {
+	if o.p == nil {
+		return ch.lowest - 1
+	}
+	return ch.priorities[o.p.index]
+}
+
+// choose returns which of the options happens.
+func (ch *chooser) choose(options []option) int {
+	plain := slices.IndexFunc(options, func(o option) bool { return o.kind != "" }) // these come last
+	if plain < 0 {
+		plain = len(options)
+	}
+	what := ch.n(100)
+	if plain == 0 || plain < len(options) && what >= 100-ch.faults {
+		var kinds []string
+		for _, o := range options[plain:] {
+			if !slices.Contains(kinds, o.kind) {
+				kinds = append(kinds, o.kind)
+			}
+		}
+		kind := kinds[ch.n(len(kinds))]
+		var alike []int
+		for i, o := range options {
+			if o.kind == kind {
+				alike = append(alike, i)
+			}
+		}
+		return alike[ch.n(min(len(alike), 256))]
+	}
+	if what >= 100-ch.faults-ch.changes {
+		i := ch.n(min(plain, 256))
+		if p := options[i].p; p != nil {
+			ch.lowest--
+			ch.priorities[p.index] = ch.lowest
+		}
+		return i
+	}
+	best := 0
+	for i, o := range options[:plain] {
+		if ch.priority(o) > ch.priority(options[best]) {
+			best = i
+		}
+	}
+	return best
+}
+
+// run plays it, and returns why it failed and, with keep, its steps.
+func (sd *seed) run(t *testing.T, keep bool, seen map[string]int) (failure string, steps []string) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // otherwise goroutines that are woken together take turns by chance
+	s := explore.Single(keep)
+	runTrial(t, sd.space(), s, &chooser{draws: &sd.choices}, seen)
+	return s.Failure(), s.Steps()
+}
+
+// again returns what plays the same once more.
+func (sd *seed) again() *seed {
+	return &seed{sd.real, draws{given: sd.fleet.made}, draws{given: sd.choices.made}}
+}
+
+// text is how a seed is kept in a file.
+func (sd *seed) text() string {
+	return fmt.Sprintf("%s\nfleet %x\nchoices %x\n", sd.kind(), sd.fleet.made, sd.choices.made)
+}
+
+func (sd *seed) kind() string {
+	if sd.real {
+		return "real"
+	}
+	return "memory"
+}
+
+func parseSeed(text string) (*seed, error) {
+	var kind string
+	sd := &seed{}
+	_, err := fmt.Sscanf(text, "%s\nfleet %x\nchoices %x\n", &kind, &sd.fleet.given, &sd.choices.given)
+	if sd.real = kind == "real"; err == nil && kind != sd.kind() {
+		err = fmt.Errorf("there is no %q", kind)
+	}
+	return sd, err
+}
+
+// shrink looks for a shorter way to a failure, with fewer draws or smaller ones, and plays at most so many.
+func (sd *seed) shrink(plays int, fails func(*seed) bool) *seed {
+	best := sd.again()
+	try := func(fleet, choices []byte) bool {
+		if plays--; plays < 0 {
+			return false
+		}
+		next := &seed{sd.real, draws{given: fleet}, draws{given: choices}}
+		if !fails(next) {
+			return false
+		}
+		best = next
+		return true
+	}
+	for smaller := true; smaller; {
+		smaller = false
+		for _, of := range []struct {
+			given func() []byte
+			try   func([]byte) bool
+		}{
+			{func() []byte { return best.fleet.given }, func(b []byte) bool { return try(b, best.choices.given) }},
+			{func() []byte { return best.choices.given }, func(b []byte) bool { return try(best.fleet.given, b) }},
+		} {
+			for size := 64; size > 0; size /= 2 {
+				for at := 0; at < len(of.given()); {
+					b := of.given()
+					end := min(at+size, len(b))
+					zeros := make([]byte, end-at)
+					switch {
+					case of.try(slices.Concat(b[:at], b[end:])): // and look at what has moved here
+						smaller = true
+						continue
+					case !bytes.Equal(zeros, b[at:end]) && of.try(slices.Concat(b[:at], zeros, b[end:])):
+						smaller = true
+					}
+					at += size
+				}
+			}
+		}
+	}
+	return best
+}
+
+// sameFailure compares failures by the promise that is broken, or by their words without names and numbers.
+func sameFailure(a, b string) bool {
+	what := func(text string) string {
+		words := strings.Fields(text)
+		if len(words) > 0 && words[0][0] == 'P' {
+			return words[0]
+		}
+		return strings.Join(slices.DeleteFunc(words, func(w string) bool { return len(w) < 3 || strings.ContainsAny(w, "0123456789") }), " ")
+	}
+	return what(a) == what(b)
+}
