@@ -99,29 +99,30 @@ func (d *draws) op(sp *space) op {
 			many = append(many, k)
 		}
 	}
-	switch {
-	case what < 20:
-		return op{"get", one}
-	case what < 26:
-		return op{"get", many}
-	case what < 28:
-		return op{"strict", one}
-	case what < 30:
-		return op{"look", one}
-	case what < 32:
-		return op{"refresh", one}
-	case what < 35:
-		return op{"delete", one}
-	case what < 37:
-		return op{"set", one}
-	case what < 38:
-		return op{"sleep", one}
-	case sp.tags && what < 39:
-		return op{"clear", sp.keys()}
-	case sp.tags:
-		return op{"delete tags", slices.DeleteFunc(slices.Clone(sp.keys()), func(k int) bool { return k%2 != first%2 })}
+	for _, is := range []struct {
+		below int
+		op    op
+	}{
+		{20, op{"get", one}},
+		{26, op{"get", many}},
+		{28, op{"strict", one}},
+		{30, op{"look", one}},
+		{32, op{"refresh", one}},
+		{35, op{"delete", one}},
+		{37, op{"set", one}},
+		{38, op{"sleep", one}},
+	} {
+		if what < is.below {
+			return is.op
+		}
 	}
-	return op{"get", one}
+	switch {
+	case !sp.tags:
+		return op{"get", one}
+	case what < 39:
+		return op{"clear", sp.keys()}
+	}
+	return op{"delete tags", slices.DeleteFunc(slices.Clone(sp.keys()), func(k int) bool { return k%2 != first%2 })}
 }
 
 // chooser decides what happens, by priorities as in PCT (Burckhardt and others, "A Randomized Scheduler with Probabilistic

@@ -75,6 +75,7 @@ func tagOf(key int) string { return string("tu"[key%2]) }
 // network is the way between processes and server, and the server.
 type network interface {
 	start(tr *trial, p *player) // makes p.rds
+	tick()                      // the server's clock moves
 	beat()                      // everybody tells how many messages there were
 	ready()                     // all processes stand: from now on nothing moves by itself
 	gates() []*parked           // messages that are not among those of the trial

@@ -177,6 +177,7 @@ func (tr *trial) settle() {
 	tr.net.beat()
 	tr.meet()
 	time.Sleep(trialPatience)
+	tr.net.tick()
 	synctest.Wait()
 	// Of what a process has said that is gone, nobody notices that it was lost.
 	unheard := tr.local && tr.seen["drop"] > 0 && slices.ContainsFunc(tr.players, func(p *player) bool { return p.gone || p.closed })

@@ -200,7 +200,7 @@ func (n *wireNetwork) executed(p *player, m *lab.Message) {
 		return
 	}
 	raw := n.raw(k)
-	if len(raw) == 0 {
+	if len(raw) == 0 && tr.random != nil {
 		tr.fence[k] = 0
 	}
 	switch verb {
@@ -374,10 +374,7 @@ func (n *wireNetwork) crash(p *player) { n.w.CutOff(p.name, false) }
 
 func (n *wireNetwork) beat() {} // it does, each second
 
-func (n *wireNetwork) open() {
-	n.w.Redis.SetTime(time.Time{})
-	n.w.Conduct(nil)
-}
+func (n *wireNetwork) open() { n.w.Conduct(nil) }
 
 func (n *wireNetwork) arrived() <-chan struct{} { return n.w.Arrived() }
 
