@@ -90,7 +90,7 @@ func (c *trialCall) get(o op) {
 	if k := o.keys[0]; o.kind == "refresh" && !p.tr.setting(k) && !p.tr.real && p.tr.seen["forward"] == 0 {
 		c.strict[k] = p.tr.origin[k]
 	}
-	p.remember(fmt.Sprintf("must not have less than %d, %d", c.strict[0], c.weak[0])) // the check depends on it; in spaces only this key changes
+	p.remember(fmt.Sprint("must not have less than ", c.strict, c.weak)) // the check depends on it
 	values, err := p.get(ctx, o)
 	p.tr.meet()
 	c.started = false

@@ -59,9 +59,12 @@ func (p *player) plain() uint64 {
 	return h.Sum64()
 }
 
-// finished reports whether nothing but messages will reach the process any more: what it went through makes no
-// difference then.
+// finished reports whether nothing but messages will reach the process any more, or it is gone: what it went through makes
+// no difference then.
 func (p *player) finished() bool {
+	if p.gone {
+		return true
+	}
 	for _, c := range p.calls {
 		if !c.done {
 			return false
