@@ -146,7 +146,7 @@ func TestKeptSeeds(t *testing.T) {
 // finds two channels ready, Go's select takes one of them by chance.
 func TestSeedsAgain(t *testing.T) {
 	if lab.Race {
-		t.Skip("the race detector's scheduler takes goroutines in any order")
+		t.Skip("the race detector's scheduler takes goroutines in any order; make test runs it without")
 	}
 	others := 0
 	const seeds = 100
