@@ -131,21 +131,33 @@ func (p *proc) call(f func() (string, error)) *answer {
 	return a
 }
 
+// scriptNames has the scripts by their hashes.
+var scriptNames = sync.OnceValue(func() map[string]string {
+	names := map[string]string{}
+	for name, lua := range scriptTexts {
+		names[redis.NewScript(recordLua+lua).Hash()] = name
+	}
+	return names
+})
+
+var scriptTexts = map[string]string{
+	"ACQUIRE":    acquireLua,
+	"COMMIT":     commitLua,
+	"ABORT":      abortLua,
+	"RENEW":      renewLua,
+	"STAMP":      barrierLua + stampLua,
+	"INVALIDATE": barrierLua + invalidateLua,
+}
+
 // verbOf names the script of a request.
 func verbOf(m *lab.Message) string {
 	switch m.Command() {
-	case "EVALSHA", "EVAL":
-		for _, v := range []struct{ name, lua string }{
-			{"ACQUIRE", acquireLua},
-			{"COMMIT", commitLua},
-			{"ABORT", abortLua},
-			{"RENEW", renewLua},
-			{"STAMP", barrierLua + stampLua},
-			{"INVALIDATE", barrierLua + invalidateLua},
-		} {
-			s := redis.NewScript(recordLua + v.lua)
-			if m.Args[1] == s.Hash() || strings.HasSuffix(m.Args[1], v.lua) {
-				return v.name
+	case "EVALSHA":
+		return cmp.Or(scriptNames()[m.Args[1]], "SCRIPT")
+	case "EVAL":
+		for name, lua := range scriptTexts {
+			if strings.HasSuffix(m.Args[1], lua) {
+				return name
 			}
 		}
 		return "SCRIPT"

@@ -59,7 +59,7 @@ func (sd *seed) space() *space {
 	if sd.real {
 		sp.kinds = seedFaultsOnWire
 	}
-	sp.processes = 3 + d.n(6)
+	sp.processes = 3 + min(d.n(6), d.n(6)) // small fleets are faster, and have most of what there is to find
 	sp.used = 1 + d.n(mostKeys)
 	sp.faults = d.n(7)
 	sp.local, sp.tags, sp.warm = d.n(2) > 0, d.n(3) > 1, d.n(3) > 1
@@ -145,50 +145,56 @@ func (ch *chooser) begin(processes int) {
 }
 
 func (ch *chooser) priority(o option) int {
-	if o.p == nil {
+	if o.gate == nil {
 		return ch.lowest - 1
 	}
-	return ch.priorities[o.p.index]
+	return ch.priorities[o.gate.p.index]
 }
 
-// choose returns which of the options happens.
-func (ch *chooser) choose(options []option) int {
-	plain := slices.IndexFunc(options, func(o option) bool { return o.kind != "" }) // these come last
-	if plain < 0 {
-		plain = len(options)
-	}
+// choose returns which of the steps or faults happens, or nil if there are none.
+func (ch *chooser) choose(steps []option, faults func() []option) *option {
 	what := ch.n(100)
-	if plain == 0 || plain < len(options) && what >= 100-ch.faults {
-		var kinds []string
-		for _, o := range options[plain:] {
-			if !slices.Contains(kinds, o.kind) {
-				kinds = append(kinds, o.kind)
-			}
+	if len(steps) == 0 || what >= 100-ch.faults {
+		if all := faults(); len(all) > 0 {
+			return ch.fault(all)
 		}
-		kind := kinds[ch.n(len(kinds))]
-		var alike []int
-		for i, o := range options {
-			if o.kind == kind {
-				alike = append(alike, i)
-			}
-		}
-		return alike[ch.n(min(len(alike), 256))]
+	}
+	if len(steps) == 0 {
+		return nil
 	}
 	if what >= 100-ch.faults-ch.changes {
-		i := ch.n(min(plain, 256))
-		if p := options[i].p; p != nil {
+		next := &steps[ch.n(min(len(steps), 256))]
+		if next.gate != nil {
 			ch.lowest--
-			ch.priorities[p.index] = ch.lowest
+			ch.priorities[next.gate.p.index] = ch.lowest
 		}
-		return i
+		return next
 	}
 	best := 0
-	for i, o := range options[:plain] {
-		if ch.priority(o) > ch.priority(options[best]) {
+	for i, o := range steps {
+		if ch.priority(o) > ch.priority(steps[best]) {
 			best = i
 		}
 	}
-	return best
+	return &steps[best]
+}
+
+// fault returns a fault of any kind, each as likely as the others.
+func (ch *chooser) fault(all []option) *option {
+	var kinds []string
+	for _, o := range all {
+		if !slices.Contains(kinds, o.kind) {
+			kinds = append(kinds, o.kind)
+		}
+	}
+	kind := kinds[ch.n(len(kinds))]
+	var alike []*option
+	for i := range all {
+		if all[i].kind == kind {
+			alike = append(alike, &all[i])
+		}
+	}
+	return alike[ch.n(min(len(alike), 256))]
 }
 
 // run plays it, and returns why it failed and, with keep, its steps.

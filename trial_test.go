@@ -115,15 +115,15 @@ const (
 	die    verdict = "die"
 )
 
-// option is what may happen next.
+// option is what may happen next: a gate opens, or something else.
 type option struct {
 	kind string // of a fault
 	what string
 	do   func()
-	p    *player // whose gate it opens, if it does
+	gate *parked
 }
 
-func (o option) String() string { return strings.TrimLeft(strings.ToUpper(o.kind)+" "+o.what, " ") }
+func (o *option) String() string { return strings.TrimLeft(strings.ToUpper(o.kind)+" "+o.what, " ") }
 
 // player is a process of a trial.
 type player struct {
@@ -165,33 +165,49 @@ func (tr *trial) play() {
 	defer tr.end()
 	for {
 		synctest.Wait()
-		options := tr.options()
 		if tr.s.Failed() {
 			return
 		}
-		if len(options) == 0 {
-			if tr.finished() {
-				tr.probe()
-				return
-			}
-			tr.idle()
-			continue
-		}
-		i := tr.choose(options)
-		if i < 0 {
+		steps, gates, only := tr.steps()
+		if len(steps) == 0 && tr.finished() {
+			tr.probe()
 			return
 		}
-		options[i].do()
+		next, some := tr.choose(steps, func() []option {
+			if tr.next != "" {
+				return nil
+			}
+			return tr.faultOptions(gates, only)
+		})
+		switch {
+		case !some:
+			tr.idle()
+		case next == nil:
+			return
+		case next.do != nil:
+			next.do()
+		default:
+			tr.open(next.gate, pass)
+		}
 	}
 }
 
-func (tr *trial) choose(options []option) int {
-	if tr.random == nil {
-		return tr.s.Choose(len(options), tr.state, func(i int) string { return options[i].String() })
+// choose returns what happens next, and whether anything can. It returns nil if what follows is known.
+func (tr *trial) choose(steps []option, faults func() []option) (next *option, some bool) {
+	if tr.random != nil {
+		if next = tr.random.choose(steps, faults); next != nil {
+			tr.s.Step(next)
+		}
+		return next, next != nil
 	}
-	i := tr.random.choose(options)
-	tr.s.Step(options[i])
-	return i
+	all := append(steps, faults()...)
+	if len(all) == 0 {
+		return nil, false
+	}
+	if i := tr.s.Choose(len(all), tr.state, func(i int) string { return all[i].String() }); i >= 0 {
+		next = &all[i]
+	}
+	return next, true
 }
 
 // finished reports whether all calls have returned.
@@ -336,7 +352,9 @@ func (tr *trial) openAll(dead bool) {
 
 // remember notes what a process has been told, and when: all that it does follows from that.
 func (p *player) remember(what string) {
-	p.history = append(p.history, fmt.Sprint(what, " at ", time.Since(p.tr.began)))
+	if p.tr.random == nil {
+		p.history = append(p.history, fmt.Sprint(what, " at ", time.Since(p.tr.began)))
+	}
 	p.tr.touched[p] = true
 }
 
@@ -349,35 +367,30 @@ func (tr *trial) sorted() []*parked {
 	return gates
 }
 
-// options returns what may happen next: first what needs no fault.
-func (tr *trial) options() (all []option) {
-	gates := tr.sorted()
+// steps returns what may happen next without a fault, and the gates of which that is so; if there is no need to try anything
+// else first, those of one process only.
+func (tr *trial) steps() (all []option, gates []*parked, only *player) {
+	gates = tr.sorted()
 	if !slices.ContainsFunc(gates, func(g *parked) bool { return g.kind == tr.next }) {
 		tr.next = "" // connections have broken
 	}
 	if p := tr.alone(gates); p != nil {
 		gates = slices.DeleteFunc(gates, func(g *parked) bool { return g.p != p || g.kind == "request" })
-		return append(tr.passes(gates), tr.faultOptions(gates, p)...)
+		return tr.passes(gates), gates, p
 	}
 	all = tr.passes(gates)
 	held := func(g *parked) bool { return g.p.holds(g.kind) }
 	if len(gates) > 0 && !slices.ContainsFunc(gates, func(g *parked) bool { return !held(g) }) && tr.next == "" {
-		all = append(all, option{"", "time passes", tr.wait, nil})
+		all = append(all, option{what: "time passes", do: tr.wait})
 	}
-	if len(all) == 0 && tr.finished() {
-		return nil
-	}
-	if tr.next != "" {
-		return all
-	}
-	return append(all, tr.faultOptions(gates, nil)...)
+	return all, gates, nil
 }
 
 // passes are the options to open a gate.
 func (tr *trial) passes(gates []*parked) (all []option) {
 	for _, g := range gates {
 		if (tr.next == "" || tr.next == g.kind) && (g.behind == nil || !g.behind(gates)) {
-			all = append(all, option{"", g.label, func() { tr.open(g, pass) }, g.p})
+			all = append(all, option{what: g.label, gate: g})
 		}
 	}
 	return all

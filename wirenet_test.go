@@ -23,6 +23,7 @@ type wireNetwork struct {
 	script  transcript // gives messages their names
 	clients []*redis.Client
 	tries   map[string]int // attempts to acquire, by process
+	parked  map[*lab.Message]*parked
 	ghosts  []*lab.Message // requests that will be executed without their clients
 	heard   map[*player]int
 	told    []perKey // versions whose deletion was published
@@ -30,7 +31,7 @@ type wireNetwork struct {
 }
 
 func newWireNetwork(t *testing.T) *wireNetwork {
-	n := &wireNetwork{w: newWorld(t), tries: map[string]int{}, heard: map[*player]int{}}
+	n := &wireNetwork{w: newWorld(t), tries: map[string]int{}, heard: map[*player]int{}, parked: map[*lab.Message]*parked{}}
 	n.script = transcript{began: time.Now(), owners: map[record.Owner]string{}, told: map[*lab.Message]bool{}}
 	return n
 }
@@ -77,6 +78,10 @@ func (n *wireNetwork) gates() (gates []*parked) {
 		if p == nil {
 			continue
 		}
+		if g := n.parked[m]; g != nil {
+			gates = append(gates, g)
+			continue
+		}
 		if verbOf(m) == "ACQUIRE" && m.Kind == lab.Request {
 			var o record.Owner
 			copy(o[:], m.Args[4])
@@ -109,6 +114,7 @@ func (n *wireNetwork) gates() (gates []*parked) {
 			g.kind, g.lossy = "push", true
 			g.do = func(v verdict) { n.push(p, m, v) }
 		}
+		n.parked[m] = g
 		gates = append(gates, g)
 	}
 	for _, m := range n.ghosts {
