@@ -10,7 +10,7 @@ SHELL := bash
 TESTFLAGS := -race -shuffle=on -timeout 10m
 TOOL := $(GO) tool -modfile=tools/go.mod
 FLOOR := go$(shell sed -n "s|^go ||p" go.mod)
-EXPLORE := ^Test(Explore|Seeds|SeedsAgain|Protocol|Tags|Failover)$$
+EXPLORE := ^Test(Explore|Seeds|SeedsAgain|Shrink|Protocol|Tags|Failover)$$
 FUZZ := $(GO) test -run '^$$' -fuzztime 5000x -fuzzminimizetime 10x
 
 .PHONY: check test lint versions newest mutants explore-long faults hotkey simulate bench

@@ -67,12 +67,13 @@ func (sd *seed) space() *space {
 	if d.n(4) > 2 {
 		sp.warm, sp.stale, sp.ifError = true, true, d.n(2) > 0
 	}
+	idle := 1 + d.n(3)
 	for range sp.processes {
 		var program [][]op
 		for range seedCallers {
 			var ops []op
 			for range seedOps { // each of so many draws that leaving one out changes no other
-				if o := d.op(sp); d.n(2) > 0 {
+				if o := d.op(sp); d.n(1+idle) == idle {
 					ops = append(ops, o)
 				}
 			}

@@ -174,6 +174,9 @@ func (sd *seed) trace(t *testing.T) []string {
 
 // A failure is found again after it was made smaller: here, that a process crashes after a deletion.
 func TestShrink(t *testing.T) {
+	if lab.Race {
+		t.Skip("nothing here is for the race detector, and it takes long")
+	}
 	plays := 0
 	fails := func(sd *seed) bool {
 		plays++

@@ -44,7 +44,7 @@ type trial struct {
 	fence    [mostKeys]int64 // of what is stored
 	writing  int             // writers that are not done
 	written  []*writeOp      // what is being written by callers, or may still be
-	excused  bool            // a failover has brought old values back
+	excused  bool            // a failover has brought old values back, or nobody knows what is old
 }
 
 // perKey has something for each of trialKeys.

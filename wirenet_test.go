@@ -53,7 +53,11 @@ func (n *wireNetwork) start(tr *trial, p *player) {
 }
 
 // ready is called when the processes stand.
-func (n *wireNetwork) ready() { n.w.Conduct(func(*lab.Message, bool) {}) }
+func (n *wireNetwork) ready() {
+	n.w.Conduct(func(*lab.Message, bool) {})
+	n.skew = time.Millisecond // more than there were commands
+	n.tick()
+}
 
 func (n *wireNetwork) player(m *lab.Message) *player {
 	i := slices.IndexFunc(n.tr.players, func(p *player) bool { return p.name == m.Process })
@@ -252,7 +256,7 @@ func (n *wireNetwork) push(p *player, m *lab.Message, v verdict) {
 	switch payload[0] {
 	case eventful:
 		if n.heard[p] < len(n.told) {
-			if v != lose {
+			if v != lose && payload[1:17] != p.rds.process { // it knows what it has deleted once that is confirmed
 				p.told.raise(n.told[n.heard[p]], n.tr.about(payload))
 			}
 			n.heard[p]++

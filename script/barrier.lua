@@ -6,7 +6,8 @@
 -- Times are microseconds of this server's clock, and rise even if that does not.
 
 local MANY = 10000 -- tags; with more, the older half is forgotten
-local AHEAD = 60000000 -- of the clock, us, is where times begin: when the hash gets lost, it may have stepped back so far
+local AHEAD = 60000000 -- of the clock, us, is where times begin: when the hash gets lost, it may have stepped back by
+                       -- so much, or by the age of the hash if that is less
 
 -- after returns the next time. What there was before it, if the hash was lost or is none of ours, is invalid.
 local function after(now)
