@@ -13,7 +13,7 @@ FLOOR := go$(shell sed -n "s|^go ||p" go.mod)
 EXPLORE := ^Test(Explore|Seeds|SeedsAgain|Shrink|Protocol|Tags|Failover)$$
 FUZZ := $(GO) test -run '^$$' -fuzztime 5000x -fuzzminimizetime 10x
 
-.PHONY: check test lint versions newest mutants explore-long faults hotkey simulate bench
+.PHONY: check test lint versions newest mutants explore explore-long faults hotkey simulate bench
 check: test lint versions
 
 # Fuzzing is bounded by a count: bounded by time, go test now and then fails with "context deadline exceeded".
@@ -54,6 +54,11 @@ versions:
 # mutants breaks the protocol in one place after the other and looks whether the exploration and the scenarios notice.
 mutants:
 	$(GO) run ./internal/mutants
+
+# explore plays random schedules with new seeds for a while, and adds a line for each kind to docs/ledger.md.
+FOR ?= 10m
+explore:
+	$(GO) run ./internal/seeds -for $(FOR) -ledger docs/ledger.md
 
 # explore-long explores what takes too long for every day.
 explore-long:

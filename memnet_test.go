@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/bellwether-go/cache/internal/record"
 )
 
@@ -23,7 +25,7 @@ type memNetwork struct {
 
 func (n *memNetwork) start(tr *trial, p *player) {
 	n.tr = tr
-	p.rds = newRedis(nil, RedisOptions{Prefix: "cache", Timeout: 50 * time.Millisecond}, true, true)
+	p.rds = newRedis(memClient{p: p, server: n.server}, RedisOptions{Prefix: "cache", Timeout: 50 * time.Millisecond}, true, true)
 	p.rds.process = fmt.Sprintf("%-16s", p.name)
 	p.rds.stream.stands()
 	p.rds.clock.observe(time.Now(), time.Now(), n.server.now())
@@ -31,6 +33,21 @@ func (n *memNetwork) start(tr *trial, p *player) {
 		return n.send(ctx, p, requests...)
 	}}
 	n.server.publish = n.publish
+}
+
+// memClient answers when it is asked for the time, which who has lost Redis does until it is there again.
+type memClient struct {
+	Client
+	p      *player
+	server *memServer
+}
+
+func (c memClient) Time(ctx context.Context) *redis.TimeCmd {
+	cmd := redis.NewTimeCmd(ctx)
+	if cmd.SetVal(time.UnixMicro(c.server.now())); c.p.held == "everything" {
+		cmd.SetErr(errReset)
+	}
+	return cmd
 }
 
 // send carries commands to the server and their replies back.
@@ -177,7 +194,7 @@ func (n *memNetwork) publish(channel, message string) {
 		}
 		n.push(p, what, true, func() {
 			if message[0] == eventful {
-				p.told.raise(known, about)
+				p.knows(known, about)
 			} else if key, rec, ok := cutText(message[17:]); ok {
 				n.tr.serves(p, keyIn(key), []byte(rec))
 			}
@@ -233,7 +250,7 @@ func (n *memNetwork) cut(p *player) {
 func (n *memNetwork) subscribe(p *player) {
 	p.deaf = false
 	p.rds.stream.stands()
-	p.told.raise(n.tr.unlinked, n.tr.keys())
+	p.knows(n.tr.unlinked, n.tr.keys())
 }
 
 func (n *memNetwork) raw(key int) []byte { return n.server.get(trialFull[key]) }

@@ -16,9 +16,13 @@ import (
 const (
 	seedFaults = "fail repeat late lost refuse silence evict garbage expire flush restart barriers " +
 		"drop twice forward back slow pause crash close cancel error panic exit"
-	seedFaultsInMemory = seedFaults + " failover stream noise"
-	seedFaultsOnWire   = seedFaults + " stream"
+	seedFaultsInMemory  = seedFaults + " failover stream noise"
+	seedFaultsInHistory = seedFaults + " stream noise" // after a failover old values may be there
+	seedFaultsOnWire    = seedFaults + " stream"
 )
+
+// seedKinds are the kinds of random schedules, with their faults.
+var seedKinds = map[string]string{"memory": seedFaultsInMemory, "history": seedFaultsInHistory, "real": seedFaultsOnWire}
 
 // draws are the numbers that a random schedule is made of. Those that are given come first; then the seed's, if there is
 // one, or zeros. Zero is always the simplest.
@@ -43,22 +47,19 @@ func (d *draws) n(n int) int {
 
 // seed is a random schedule: what the processes do, and what happens.
 type seed struct {
-	real    bool
+	kind    string // memory, history (in memory too) or real
 	fleet   draws
 	choices draws
 }
 
-func newSeed(n uint64, real bool) *seed {
-	return &seed{real, draws{rng: rand.New(rand.NewPCG(n, 0))}, draws{rng: rand.New(rand.NewPCG(n, 1))}}
+func newSeed(n uint64, kind string) *seed {
+	return &seed{kind: kind, fleet: draws{rng: rand.New(rand.NewPCG(n, 0))}, choices: draws{rng: rand.New(rand.NewPCG(n, 1))}}
 }
 
 // space draws who does what.
 func (sd *seed) space() *space {
 	d := &sd.fleet
-	sp := &space{name: "seed", real: sd.real, writes: 1, writer: "A", kinds: seedFaultsInMemory}
-	if sd.real {
-		sp.kinds = seedFaultsOnWire
-	}
+	sp := &space{name: "seed", real: sd.kind == "real", own: sd.kind == "history", writes: 1, writer: "A", kinds: seedKinds[sd.kind]}
 	sp.processes = 3 + min(d.n(6), d.n(6)) // small fleets are faster, and have most of what there is to find
 	sp.used = 1 + d.n(mostKeys)
 	sp.faults = d.n(7)
@@ -202,33 +203,28 @@ func (ch *chooser) fault(all []option) *option {
 func (sd *seed) run(t *testing.T, keep bool, seen map[string]int) (failure string, steps []string) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // otherwise goroutines that are woken together take turns by chance
 	s := explore.Single(keep)
-	runTrial(t, sd.space(), s, &chooser{draws: &sd.choices}, seen)
-	return s.Failure(), s.Steps()
+	tr := runTrial(t, sd.space(), s, &chooser{draws: &sd.choices}, seen)
+	if failure = s.Failure(); failure == "" && tr.own {
+		failure = tr.check(seen)
+	}
+	return failure, s.Steps()
 }
 
 // again returns what plays the same once more.
 func (sd *seed) again() *seed {
-	return &seed{sd.real, draws{given: sd.fleet.made}, draws{given: sd.choices.made}}
+	return &seed{kind: sd.kind, fleet: draws{given: sd.fleet.made}, choices: draws{given: sd.choices.made}}
 }
 
 // text is how a seed is kept in a file.
 func (sd *seed) text() string {
-	return fmt.Sprintf("%s\nfleet %x\nchoices %x\n", sd.kind(), sd.fleet.made, sd.choices.made)
-}
-
-func (sd *seed) kind() string {
-	if sd.real {
-		return "real"
-	}
-	return "memory"
+	return fmt.Sprintf("%s\nfleet %x\nchoices %x\n", sd.kind, sd.fleet.made, sd.choices.made)
 }
 
 func parseSeed(text string) (*seed, error) {
-	var kind string
 	sd := &seed{}
-	_, err := fmt.Sscanf(text, "%s\nfleet %x\nchoices %x\n", &kind, &sd.fleet.given, &sd.choices.given)
-	if sd.real = kind == "real"; err == nil && kind != sd.kind() {
-		err = fmt.Errorf("there is no %q", kind)
+	_, err := fmt.Sscanf(text, "%s\nfleet %x\nchoices %x\n", &sd.kind, &sd.fleet.given, &sd.choices.given)
+	if err == nil && seedKinds[sd.kind] == "" {
+		err = fmt.Errorf("there is no %q", sd.kind)
 	}
 	return sd, err
 }
@@ -240,7 +236,7 @@ func (sd *seed) shrink(plays int, fails func(*seed) bool) *seed {
 		if plays--; plays < 0 {
 			return false
 		}
-		next := &seed{sd.real, draws{given: fleet}, draws{given: choices}}
+		next := &seed{kind: sd.kind, fleet: draws{given: fleet}, choices: draws{given: choices}}
 		if !fails(next) {
 			return false
 		}

@@ -16,7 +16,7 @@ import (
 
 // seedRange are seeds to be played.
 type seedRange struct {
-	kind     string // memory or real
+	kind     string // of seed
 	from, to uint64
 }
 
@@ -35,7 +35,7 @@ func seedRanges(t *testing.T, level explore.Level) (all []seedRange) {
 		return all
 	}
 	if level < explore.Complete {
-		return []seedRange{{"memory", 0, 600}, {"real", 0, 60}}
+		return []seedRange{{"memory", 0, 600}, {"history", 0, 100}, {"real", 0, 60}}
 	}
 	add := func(kind string, seeds, each uint64) {
 		for from := uint64(0); from < seeds; from += each {
@@ -43,6 +43,7 @@ func seedRanges(t *testing.T, level explore.Level) (all []seedRange) {
 		}
 	}
 	add("real", 2000, 500)
+	add("history", 10_000, 10_000)
 	add("memory", 40_000, 10_000)
 	return all
 }
@@ -53,7 +54,10 @@ func TestSeeds(t *testing.T) {
 	level := explore.At(t, explore.Some)
 	here := os.Getenv("CACHE_EXPLORE_HERE") != "" || level < explore.Complete
 	var mu sync.Mutex
-	seen := map[string]map[string]int{"memory": {}, "real": {}}
+	seen := map[string]map[string]int{}
+	for kind := range seedKinds {
+		seen[kind] = map[string]int{}
+	}
 	t.Run("all", func(t *testing.T) {
 		var queue []*apart
 		for _, r := range seedRanges(t, level) {
@@ -78,7 +82,10 @@ func TestSeeds(t *testing.T) {
 	if t.Failed() || here {
 		return
 	}
-	for kind, faults := range map[string]string{"memory": seedFaultsInMemory, "real": seedFaultsOnWire} {
+	if seen["history"]["planted"] == 0 {
+		t.Error("in no history a stale read was planted")
+	}
+	for kind, faults := range seedKinds {
 		for fault := range strings.FieldsSeq(faults) {
 			if seen[kind][fault] == 0 {
 				t.Errorf("%s: %s has never happened", kind, fault)
@@ -91,7 +98,7 @@ func (r seedRange) play(t *testing.T, seen map[string]int) {
 	began := time.Now()
 	choices := 0
 	for n := r.from; n < r.to; n++ {
-		sd := newSeed(n, r.kind == "real")
+		sd := newSeed(n, r.kind)
 		if failure, _ := sd.run(t, false, seen); failure != "" {
 			sd.report(t, fmt.Sprintf("%s-%d", r.kind, n), failure)
 			return
@@ -151,13 +158,14 @@ func TestSeedsAgain(t *testing.T) {
 	others := 0
 	const seeds = 100
 	for n := range uint64(seeds) {
-		sd := newSeed(n, n%10 == 0)
+		kind := []string{"memory", "history", "real"}[n%3]
+		sd := newSeed(n, kind)
 		steps := sd.trace(t)
 		kept, err := parseSeed(sd.text())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Equal(newSeed(n, sd.real).trace(t), steps) || !slices.Equal(kept.trace(t), steps) {
+		if !slices.Equal(newSeed(n, kind).trace(t), steps) || !slices.Equal(kept.trace(t), steps) {
 			others++
 		}
 	}
@@ -186,10 +194,10 @@ func TestShrink(t *testing.T) {
 		return at >= 0 && strings.Contains(text[at:], "CRASH")
 	}
 	n := uint64(0)
-	for !fails(newSeed(n, false)) {
+	for !fails(newSeed(n, "memory")) {
 		n++
 	}
-	large := newSeed(n, false)
+	large := newSeed(n, "memory")
 	if !fails(large) {
 		t.Fatal("it does not fail again")
 	}

@@ -36,7 +36,8 @@ type space struct {
 
 	// Instead of callers, batches and a writer, what each caller of each process does.
 	programs [][][]op
-	used     int // keys
+	used     int  // keys
+	own      bool // each load reads a version of its own, and a history is written
 }
 
 // Faults that spaces may have.

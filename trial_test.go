@@ -44,7 +44,8 @@ type trial struct {
 	fence    [mostKeys]int64 // of what is stored
 	writing  int             // writers that are not done
 	written  []*writeOp      // what is being written by callers, or may still be
-	excused  bool            // a failover has brought old values back, or nobody knows what is old
+	history  history
+	excused  bool // a failover has brought old values back, or nobody knows what is old
 }
 
 // perKey has something for each of trialKeys.
@@ -441,14 +442,14 @@ func (tr *trial) end() {
 }
 
 // runTrial plays one schedule of a space in a bubble.
-func runTrial(t *testing.T, sp *space, s *explore.Schedule, random *chooser, seen map[string]int) {
+func runTrial(t *testing.T, sp *space, s *explore.Schedule, random *chooser, seen map[string]int) (tr *trial) {
 	defer func() {
 		if p := recover(); p != nil { // goroutines are left that nobody will wake
 			s.Failf("P9: %v", p)
 		}
 	}()
 	lab.Bubble(t, func(t *testing.T) {
-		tr := &trial{
+		tr = &trial{
 			space: sp, can: sp.can(), s: s, random: random, began: time.Now(), net: sp.network(t), left: sp.faults, seen: map[string]int{},
 			arrived: make(chan struct{}, 1), origin: perKey{1, 1, 1, 1}, touched: map[*player]bool{},
 		}
@@ -458,4 +459,5 @@ func runTrial(t *testing.T, sp *space, s *explore.Schedule, random *chooser, see
 			seen[kind] += n
 		}
 	})
+	return tr
 }

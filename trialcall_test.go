@@ -91,9 +91,13 @@ func (c *trialCall) get(o op) {
 		c.strict[k] = p.tr.origin[k]
 	}
 	p.remember(fmt.Sprint("must not have less than ", c.strict, c.weak)) // the check depends on it
+	began := p.tr.begin()
 	values, err := p.get(ctx, o)
 	p.tr.meet()
 	c.started = false
+	if !p.gone {
+		p.tr.reads(p, began, o.keys, values)
+	}
 	p.tr.returned(c, o, values, err)
 }
 
@@ -186,6 +190,11 @@ func (c *trialCall) write(o op) {
 	}
 	tr.written = append(tr.written, w)
 	p.remember("writes")
+	kind := removed
+	if o.kind == "set" {
+		kind = set
+	}
+	begun := tr.did(kind, p, o.keys, versions)
 	var err error
 	if k := o.keys[0]; o.kind == "set" {
 		var opts []CallOption
@@ -203,6 +212,9 @@ func (c *trialCall) write(o op) {
 		return
 	}
 	w.over = err == nil || o.kind != "set" // otherwise it may still be stored
+	if err == nil {
+		tr.ended(begun)
+	}
 	if err == nil && !w.mixed {
 		tr.acked.raise(versions, o.keys)
 		p.told.raise(versions, o.keys)
@@ -245,7 +257,13 @@ func (p *player) loadKeys(ctx context.Context, keys ...int) (values perKey, err 
 	}
 	tr.begins(p, keys, 1)
 	defer tr.begins(p, keys, -1)
+	if tr.own {
+		for _, k := range keys {
+			tr.origin[k]++
+		}
+	}
 	values = tr.origin
+	tr.ended(tr.did(loaded, p, keys, values))
 	if tr.random != nil { // and may keep it if Redis does not answer
 		for _, k := range keys {
 			p.served[k] |= 1 << values[k]

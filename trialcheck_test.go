@@ -188,8 +188,9 @@ func (tr *trial) settle() {
 			if p.gone || p.closed {
 				continue
 			}
-			began := time.Now()
+			began, from := time.Now(), tr.begin()
 			values, err := p.get(context.Background(), o)
+			tr.reads(p, from, o.keys, values)
 			for _, k := range o.keys {
 				switch v := values[k]; {
 				case err != nil:

@@ -257,7 +257,7 @@ func (n *wireNetwork) push(p *player, m *lab.Message, v verdict) {
 	case eventful:
 		if n.heard[p] < len(n.told) {
 			if v != lose && payload[1:17] != p.rds.process { // it knows what it has deleted once that is confirmed
-				p.told.raise(n.told[n.heard[p]], n.tr.about(payload))
+				p.knows(n.told[n.heard[p]], n.tr.about(payload))
 			}
 			n.heard[p]++
 		}
