@@ -129,12 +129,16 @@ func (h *history) whole() (all []done) {
 func (h *history) as(p *player) (seen []done) {
 	for _, d := range h.whole() {
 		if d.by != p.name {
-			switch d.kind {
-			case read:
+			if d.kind == read {
 				continue
-			case set: // of which it hears nothing
-				d.to = endless
-			case removed:
+			}
+			if d.kind == set { // it may be read from then on; that it has taken the place of others is heard later
+				added := d
+				added.kind = loaded
+				seen = append(seen, added)
+			}
+			if d.kind != loaded {
+				d.kind = removed
 				i := slices.IndexFunc(h.heard, func(e learned) bool {
 					return e.by == p.name && e.key == d.key && e.version >= d.version && e.at > d.from
 				})

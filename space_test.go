@@ -263,8 +263,8 @@ func (tr *trial) faultOptions(gates []*parked, only *player) (all []option) {
 		all = append(all, option{kind: kind, what: label, do: func() {
 			tr.left--
 			tr.seen[kind]++
-			if tr.real && tr.seen["barriers"] > 0 && tr.seen["back"] > 0 { // by more than their age, which is not long here
-				tr.excused = true
+			if tr.real && tr.seen["back"] > 0 && tr.seen["barriers"]+tr.seen["flush"]+tr.seen["restart"] > 0 {
+				tr.excused = true // it may have stepped back by more than the age of the barriers that are lost
 			}
 			do()
 		}})

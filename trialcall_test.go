@@ -86,15 +86,16 @@ func (c *trialCall) get(o op) {
 	defer c.cancel()
 	c.reads = o.kind != "look" // which takes as long as one command
 	c.strict, c.weak = p.told, p.tr.acked
-	// It returns what was loaded since, by the server's clock.
-	if k := o.keys[0]; o.kind == "refresh" && !p.tr.setting(k) && !p.tr.real && p.tr.seen["forward"] == 0 {
-		c.strict[k] = p.tr.origin[k]
-	}
+	refreshes := o.kind == "refresh" && !p.tr.setting(o.keys[0]) && !p.tr.real
+	origin := p.tr.origin
 	p.remember(fmt.Sprint("must not have less than ", c.strict, c.weak)) // the check depends on it
 	began := p.tr.begin()
 	values, err := p.get(ctx, o)
 	p.tr.meet()
 	c.started = false
+	if refreshes && p.tr.seen["forward"] == 0 { // it returns what was loaded since, by the server's clock
+		c.strict.raise(origin, o.keys)
+	}
 	if !p.gone {
 		p.tr.reads(p, began, o.keys, values)
 	}

@@ -28,6 +28,7 @@ type World struct {
 
 	mu     sync.Mutex
 	hold   func(*Message) bool // guarded by mu
+	lose   func(*Message) bool // guarded by mu
 	parked []*Message          // guarded by mu
 	links  map[*link]struct{}  // guarded by mu
 	gone   map[string]bool     // processes that are cut off; guarded by mu
@@ -131,6 +132,14 @@ func (w *World) Hold(f func(*Message) bool) {
 	for _, m := range free {
 		m.pass()
 	}
+}
+
+// Lose sets which messages never arrive: a published one alone, any other with its connection. f is asked once for each message
+// but handshakes, and must not use the World.
+func (w *World) Lose(f func(*Message) bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lose = f
 }
 
 // Held waits until nothing moves any more without a tick of the clock, and returns what is held, in order of arrival.
@@ -274,6 +283,13 @@ func (m *Message) handshake() bool {
 // emit passes a message on or parks it.
 func (w *World) emit(m *Message) {
 	w.mu.Lock()
+	if w.lose != nil && !m.handshake() && w.lose(m) {
+		w.mu.Unlock()
+		if m.Kind != Push {
+			m.link.cut()
+		}
+		return
+	}
 	behind := w.Aside != nil && w.Aside(m) && slices.ContainsFunc(w.parked, func(other *Message) bool { return other.to == m.to })
 	if w.frozen || behind || !m.handshake() && (w.watch != nil || w.hold != nil && w.hold(m)) {
 		w.parked = append(w.parked, m)
