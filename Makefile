@@ -11,6 +11,7 @@ TESTFLAGS := -race -shuffle=on -timeout 10m
 TOOL := $(GO) tool -modfile=tools/go.mod
 FLOOR := go$(shell sed -n "s|^go ||p" go.mod)
 EXPLORE := ^Test(Explore|Seeds|SeedsAgain|Shrink|Protocol|Tags|Failover)$$
+COUNTS := $(CURDIR)/.counts
 FUZZ := $(GO) test -run '^$$' -fuzztime 5000x -fuzzminimizetime 10x
 
 .PHONY: check test lint versions newest mutants explore explore-long faults hotkey simulate bench
@@ -18,15 +19,18 @@ check: test lint versions
 
 # Fuzzing is bounded by a count: bounded by time, go test now and then fails with "context deadline exceeded".
 test:
+	@: >$(COUNTS)
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
-	$(GO) test $(TESTFLAGS) ./...
-	CACHE_EXPLORE=complete $(GO) test -count=1 -timeout 30m -run '$(EXPLORE)' . ./internal/model
+	CACHE_COUNTS=$(COUNTS) $(GO) test $(TESTFLAGS) ./...
+	CACHE_COUNTS=$(COUNTS) CACHE_EXPLORE=complete $(GO) test -count=1 -timeout 30m -run '$(EXPLORE)' . ./internal/model
 	$(FUZZ) -fuzz '^FuzzOpen$$' ./internal/record
 	$(FUZZ) -fuzz '^FuzzCheck$$' ./internal/msgpackscan
 	@for f in FuzzRecord FuzzCodec FuzzKeys FuzzMessage; do \
 		echo "$(FUZZ) -fuzz ^$$f\$$ ."; $(FUZZ) -fuzz "^$$f\$$" . || exit 1; done
+	@echo "schedules played to their end:"; awk -F '\t' '{n[$$1] += $$3; of[$$1 FS $$2] += $$3} \
+		END {for (w in n) {printf "%9d %s:", n[w], w; for (k in of) {split(k, p, FS); if (p[1] == w) printf " %s %d", p[2], of[k]}; print ""}}' $(COUNTS)
 	@command -v "$${CACHE_REDIS_SERVER:-redis-server}" >/dev/null || \
 		echo "SKIPPED: the tests against a real Redis: no $${CACHE_REDIS_SERVER:-redis-server} found"
 	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || \
@@ -43,12 +47,13 @@ lint:
 		echo "SKIPPED: govulncheck: its database cannot be reached"; \
 	else echo "$$out"; exit $$code; fi
 
-# go.mod holds the oldest versions that serve, tools/newest.mod the newest there are.
+# go.mod holds the oldest versions that serve, tools/newest.mod the newest there are. What a real server says is nothing that
+# depends on Go: with the oldest Go the tests do without.
 versions:
 	CACHE_EXPLORE=off CACHE_FAULTS=1 $(GO) test $(TESTFLAGS) -modfile=tools/newest.mod ./...
 	@if GOTOOLCHAIN=$(FLOOR) $(GO) version; then \
-		echo "CACHE_EXPLORE=off CACHE_FAULTS=1 GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./..."; \
-		CACHE_EXPLORE=off CACHE_FAULTS=1 GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./...; \
+		echo "CACHE_EXPLORE=off CACHE_REQUIRE_REDIS= CACHE_REDIS_SERVER=none GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./..."; \
+		CACHE_EXPLORE=off CACHE_REQUIRE_REDIS= CACHE_REDIS_SERVER=none GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./...; \
 	else echo "SKIPPED: the tests with $(FLOOR): it cannot be had here"; fi
 
 # mutants breaks the protocol in one place after the other and looks whether the exploration and the scenarios notice.

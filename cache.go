@@ -126,7 +126,8 @@ func (c *Cache[V]) Get(ctx context.Context, key string) (V, bool) {
 
 // Refresh loads the value of key anew, whatever is cached, and stores it. It returns what a load has brought that began
 // after the call, here or in another process; calls of Refresh that overlap share one. Meanwhile, and if the load fails,
-// others are served what there was. It blocks and fails like GetOrLoad, and does not mind Options.Backoff.
+// others are served what there was. It is no invalidation: the memories of other processes keep what they have for as long as
+// they may (Options.LocalTTL). It blocks and fails like GetOrLoad, and does not mind Options.Backoff.
 func (c *Cache[V]) Refresh(ctx context.Context, key string, loader Loader[V], opts ...CallOption) (V, error) {
 	return c.getOrLoad(ctx, key, loader, append(slices.Clip(opts), func(co *callOptions) { co.forced = true }))
 }

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/bellwether-go/cache/internal/explore"
+	"github.com/bellwether-go/cache/internal/lab"
 )
 
 // spaces are what TestExplore plays completely. docs/exploration.md says what they hold, and has their numbers.
@@ -197,6 +199,25 @@ func (a *apart) report(t *testing.T) map[string]int {
 	return seen
 }
 
+// count adds to the file that CACHE_COUNTS names how many schedules were played to their end.
+func count(t *testing.T, where, what string, n int) {
+	name := os.Getenv("CACHE_COUNTS")
+	if name == "" {
+		return
+	}
+	if lab.Race {
+		where += " with -race"
+	}
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = fmt.Fprintf(f, "%s\t%s\t%d\n", where, what, n)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func exploreSpace(t *testing.T, sp *space) {
 	seen := map[string]int{}
 	began := time.Now()
@@ -209,6 +230,11 @@ func exploreSpace(t *testing.T, sp *space) {
 		t.Error(r.Failure)
 		return
 	}
+	where := "in memory"
+	if sp.real {
+		where = "with go-redis and Lua"
+	}
+	count(t, where, "spaces", r.Schedules)
 	for _, f := range sp.can() {
 		if seen[f.kind] == 0 {
 			t.Errorf("%s has never happened", f.kind)

@@ -34,17 +34,20 @@ func seedRanges(t *testing.T, level explore.Level) (all []seedRange) {
 		}
 		return all
 	}
-	if level < explore.Complete {
+	switch {
+	case level < explore.Complete && !lab.Race:
 		return []seedRange{{"memory", 0, 600}, {"history", 0, 100}, {"real", 0, 60}}
+	case level < explore.Complete:
+		return []seedRange{{"memory", 0, 6000}, {"history", 0, 500}, {"real", 0, 200}}
 	}
 	add := func(kind string, seeds, each uint64) {
 		for from := uint64(0); from < seeds; from += each {
 			all = append(all, seedRange{kind, from, from + each})
 		}
 	}
-	add("real", 2000, 500)
-	add("history", 10_000, 10_000)
-	add("memory", 40_000, 10_000)
+	add("real", 17_000, 1000) // with the spaces 20,000
+	add("history", 10_000, 5000)
+	add("memory", 370_000, 10_000) // with the spaces and the histories 650,000
 	return all
 }
 
@@ -104,6 +107,14 @@ func (r seedRange) play(t *testing.T, seen map[string]int) {
 			return
 		}
 		choices += len(sd.choices.made)
+	}
+	switch r.kind {
+	case "real":
+		count(t, "with go-redis and Lua", "random", int(r.to-r.from))
+	case "history":
+		count(t, "in memory", "histories", int(r.to-r.from))
+	default:
+		count(t, "in memory", "random", int(r.to-r.from))
 	}
 	took := time.Since(began).Seconds()
 	t.Logf("explored: %d schedules, %d draws; %.1f s, %.0f/s; %s", r.to-r.from, choices, took, float64(r.to-r.from)/took, counts(seen))
