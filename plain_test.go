@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,11 +34,15 @@ type plainEntry struct {
 type plainOrigin struct {
 	values map[string]int // 0: there is none
 	down   bool
-	loads  int // keys
+
+	mu    sync.Mutex
+	loads int // keys; guarded by mu
 }
 
 func (o *plainOrigin) load(key string) (int, error) {
+	o.mu.Lock()
 	o.loads++
+	o.mu.Unlock()
 	switch {
 	case o.down:
 		return 0, errLoad
@@ -96,9 +101,9 @@ func plainTag(key string) string { return key[:3] + string('a'+(key[3]-'0')%2) }
 // Random lists of operations, one after the other in any process, have the results that they have with plain, and as many
 // loads. Times are such that nothing ends at the moment in which it is looked at.
 func TestPlain(t *testing.T) {
-	lists := 60
+	lists := 30
 	if lab.Race {
-		lists = 8
+		lists = 5
 	}
 	for name, setup := range map[string]struct {
 		processes int // 0: one, without Redis

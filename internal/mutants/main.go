@@ -2,9 +2,10 @@
 // exploration of schedules, then the scenarios, then all tests of the package. It fails if a mutant is not found.
 //
 //	go run ./internal/mutants [name ...]
+//	go run ./internal/mutants -random [name ...]
 //	go run ./internal/mutants -remove lock.go,loader.go [lock.go:130 ...]
 //
-// The second form removes each statement of the files in turn; some of those make no difference, and some do not compile.
+// The second form looks which of them random schedules find. The third removes each statement of the files in turn; some of those make no difference, and some do not compile.
 // It takes many minutes, because each mutant is compiled.
 package main
 
@@ -30,6 +31,8 @@ type mutant struct {
 	new   string
 	space string // the space of TestExplore that is meant to find it; "": none, a scenario is
 }
+
+var random = flag.Bool("random", false, "try random schedules, and nothing else")
 
 var remove = flag.String("remove", "", "remove each statement of these files, with commas between them")
 
@@ -99,6 +102,9 @@ func (m mutant) try(dir string) string {
 	if err != nil {
 		return "NOT TRIED: " + err.Error()
 	}
+	if *random {
+		return atRandom(test, dir)
+	}
 	if m.space == "" {
 		return inTests(test)
 	}
@@ -119,6 +125,21 @@ func inTests(test string, env ...string) string {
 	for _, pattern := range []string{"^TestScenarios$", "."} {
 		if out, ok := run(test, pattern, "5m", append(env, "CACHE_EXPLORE=some")...); !ok {
 			return failed(out)
+		}
+	}
+	return "NOT FOUND"
+}
+
+// atRandom tells after how many random schedules the mutant is found, of each kind.
+func atRandom(test, dir string) string {
+	for _, seeds := range []struct{ kind, to string }{{"memory", "4000"}, {"history", "1000"}, {"real", "500"}} {
+		cmd := command(test, "^TestSeeds$", "10m", "CACHE_SEEDS="+seeds.kind+"-0-"+seeds.to, "CACHE_EXPLORE_HERE=1")
+		cmd.Dir = dir // where it keeps what has failed
+		if out, err := cmd.CombinedOutput(); err != nil {
+			if s := seed.FindSubmatch(out); s != nil {
+				return fmt.Sprintf("%s, %s schedules: %s", seeds.kind, s[1], strings.TrimSpace(promise.FindString(string(out))))
+			}
+			return seeds.kind + ": the test ends"
 		}
 	}
 	return "NOT FOUND"
@@ -158,14 +179,19 @@ func compile(dir string, files map[string]string) (string, error) {
 
 // run reports whether the tests pass.
 func run(test, pattern, timeout string, env ...string) (string, bool) {
+	out, err := command(test, pattern, timeout, env...).CombinedOutput()
+	return string(out), err == nil
+}
+
+func command(test, pattern, timeout string, env ...string) *exec.Cmd {
 	cmd := exec.Command(test, "-test.run", pattern, "-test.v", "-test.failfast", "-test.timeout="+timeout)
 	cmd.Env = append(append(os.Environ(), "GOMAXPROCS=1", "GOGC=1000"), env...)
-	out, err := cmd.CombinedOutput()
-	return string(out), err == nil
+	return cmd
 }
 
 var (
 	numbers = regexp.MustCompile(`(\d+) states, (\d+) schedules, (\d+) ended early`)
+	seed    = regexp.MustCompile(`to play it: .*-(\d+)\$'`)
 	subtest = regexp.MustCompile(`--- FAIL: (\S+)`)
 	promise = regexp.MustCompile(`(?m)^ *(P\d+|stuck|panic|.* has never happened|[^ ]+ runs \d+ loads)\b.*$`)
 )
