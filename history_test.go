@@ -39,7 +39,7 @@ type done struct {
 	version int // of what was loaded, read or set; what was removed is older
 	from    int64
 	to      int64 // endless: nobody knows whether it has taken place or will
-	heard   bool  // by another process, some time after it took place: what was loaded meanwhile is valid
+	lags    bool  // memory follows some time after Redis: what was loaded meanwhile is valid
 }
 
 const endless = math.MaxInt64
@@ -142,11 +142,12 @@ func (h *history) as(p *player) (seen []done) {
 				i := slices.IndexFunc(h.heard, func(e learned) bool {
 					return e.by == p.name && e.key == d.key && e.version >= d.version && e.at > d.from
 				})
-				if d.to, d.heard = endless, true; i >= 0 {
+				if d.to = endless; i >= 0 {
 					d.to = h.heard[i].at
 				}
 			}
 		}
+		d.lags = true
 		seen = append(seen, d)
 	}
 	return seen
@@ -168,11 +169,14 @@ var registers = porcupine.Model{
 		case loaded:
 			return true, valid | bit
 		case removed:
-			if d.heard {
+			if d.lags {
 				return true, valid &^ (bit - 1)
 			}
 			return true, uint64(0)
 		case set:
+			if d.lags {
+				return true, valid&^(bit-1) | bit
+			}
 			return true, bit
 		default:
 			return valid&bit != 0, valid

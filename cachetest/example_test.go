@@ -14,33 +14,34 @@ var t *testing.T // of your test function
 
 // A repository of a program, with its cache: what is to be tested.
 type users struct {
-	cache   *cache.Cache[string]
-	queries *atomic.Int64
+	cache *cache.Cache[string]
+	query cache.Loader[string]
 }
 
-func newUsers(fleet *cachetest.Fleet, r *cache.Redis, queries *atomic.Int64) *users {
+func newUsers(fleet *cachetest.Fleet, r *cache.Redis, query cache.Loader[string]) *users {
 	c, err := cache.New[string]("user", cache.Options{Redis: r, TTL: time.Minute, Lease: 2 * time.Second})
 	if err != nil {
 		fleet.T.Fatal(err)
 	}
 	fleet.T.Cleanup(func() { _ = c.Close() })
-	return &users{c, queries}
+	return &users{c, query}
 }
 
 func (u *users) name(ctx context.Context, id string) (string, error) {
-	return u.cache.GetOrLoad(ctx, id, func(context.Context, string) (string, error) {
-		u.queries.Add(1)
-		time.Sleep(time.Second) // a slow database: virtual time
-		return "Ada", nil
-	})
+	return u.cache.GetOrLoad(ctx, id, u.query)
 }
 
 // When a deploy has emptied the cache, three processes ask the database once.
 func ExampleRun() {
 	cachetest.Run(t, 3, func(fleet *cachetest.Fleet) {
 		var queries atomic.Int64
+		query := func(context.Context, string) (string, error) {
+			queries.Add(1)
+			time.Sleep(time.Second) // a slow database, in virtual time
+			return "Ada", nil
+		}
 		fleet.Each(func(p *cachetest.Process) {
-			u := newUsers(fleet, p.Redis(), &queries)
+			u := newUsers(fleet, p.Redis(), query)
 			if name, err := u.name(context.Background(), "42"); name != "Ada" || err != nil {
 				fleet.T.Errorf("%v: %q, %v", p, name, err)
 			}
@@ -55,9 +56,12 @@ func ExampleRun() {
 // delay.
 func ExampleProcess_Crash() {
 	cachetest.Run(t, 2, func(fleet *cachetest.Fleet) {
-		var queries atomic.Int64
-		dying := newUsers(fleet, fleet.Process(0).Redis(), &queries)
-		other := newUsers(fleet, fleet.Process(1).Redis(), &queries)
+		query := func(context.Context, string) (string, error) {
+			time.Sleep(time.Second)
+			return "Ada", nil
+		}
+		dying := newUsers(fleet, fleet.Process(0).Redis(), query)
+		other := newUsers(fleet, fleet.Process(1).Redis(), query)
 
 		go func() { _, _ = dying.name(context.Background(), "42") }()
 		fleet.Settle() // until its query runs
