@@ -122,8 +122,14 @@ func TestHits(t *testing.T) {
 		}
 		const rounds = 1000 // in each the error is 0.4 at most: together 0.0125, and six times that does not happen
 		counted = 0
+		var when [sampled]int // which of so many steps was counted
 		for i := range rounds * sampled {
+			before := counted
 			hit(10*often + uint64(5*often*math.Sin(2*math.Pi*float64(i)/sampled)))
+			when[i%sampled] += counted - before
+		}
+		if slices.Contains(when[:], 0) {
+			t.Errorf("in a period of %d steps these were counted: %v", sampled, when)
 		}
 		if n := float64(k.hits.sum.load()) / float64(all); n < 0.92 || n > 1.08 {
 			t.Errorf("for %d hits %.2f times as many were counted", all, n)
