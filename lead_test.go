@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,5 +81,58 @@ func TestGetCancelledBeforeItsRead(t *testing.T) {
 		time.Sleep(time.Second) // in which the read gives up
 		w.Hold(nil)
 		p.stop()
+	})
+}
+
+// What waited for a trip that took too long goes on with another worker, and the one that was left behind ends when its trip does.
+func TestWorkerLeftBehind(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{LocalTTL: -1}, nil)
+		defer p.stop()
+		var keys []string
+		for n := range 100 {
+			keys = append(keys, strconv.Itoa(n))
+		}
+		load := func(_ context.Context, keys []string) (map[string]string, error) {
+			return map[string]string{keys[0]: "v"}, nil
+		}
+		w.Freeze(true)
+		for range 3 {
+			if _, err := p.cache.GetOrLoadMany(background, keys, load); err != nil {
+				t.Error(err)
+			}
+		}
+		w.Freeze(false)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		pl := &p.rds.pipeline
+		pl.mu.Lock()
+		defer pl.mu.Unlock()
+		if pl.running != 0 || pl.gathered != 0 {
+			t.Errorf("%d workers run, %d have gathered", pl.running, pl.gathered)
+		}
+	})
+}
+
+// A load whose callers have left while it was looked for in Redis is not begun, if Options.CancelAbandoned says so.
+func TestAbandonedBeforeItsRead(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{LocalTTL: -1, CancelAbandoned: true}, nil)
+		defer p.stop()
+		p.get(background, "other", loads(0, "v")).must(t, "v", nil, 0)
+		w.Hold(only("A", "GETRANGE", lab.Reply))
+		ctx, cancel := context.WithCancel(background)
+		a := p.get(ctx, "k", func(context.Context, string) (string, error) {
+			t.Error("it is loaded")
+			return "v", nil
+		})
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		if !a.done || !errors.Is(a.err, context.Canceled) {
+			t.Errorf("%+v", a)
+		}
+		w.Hold(nil)
+		synctest.Wait()
 	})
 }

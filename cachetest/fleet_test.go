@@ -244,7 +244,8 @@ func TestProcesses(t *testing.T) {
 		fleet.Each(func(p *cachetest.Process) {
 			time.Sleep(time.Second)
 			n.Add(1)
-			if p.Redis() != p.Redis() || p.Client() == p.Client() {
+			r, c := p.Redis(), p.Client()
+			if p.Redis() != r || p.Client() == c {
 				fleet.T.Error("want one cache.Redis, and many clients")
 			}
 		})
