@@ -89,19 +89,11 @@ func TestWorkerLeftBehind(t *testing.T) {
 	bubble(t, func(t *testing.T, w *lab.World) {
 		p := start(t, w, "A", Options{LocalTTL: -1}, nil)
 		defer p.stop()
-		var keys []string
-		for n := range 100 {
-			keys = append(keys, strconv.Itoa(n))
-		}
-		load := func(_ context.Context, keys []string) (map[string]string, error) {
-			return map[string]string{keys[0]: "v"}, nil
-		}
 		w.Freeze(true)
-		for range 3 {
-			if _, err := p.cache.GetOrLoadMany(background, keys, load); err != nil {
-				t.Error(err)
-			}
+		for n := range 20 { // more than go at a time
+			p.get(background, strconv.Itoa(n), loads(0, "v"))
 		}
+		time.Sleep(200 * time.Millisecond)
 		w.Freeze(false)
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -134,5 +126,27 @@ func TestAbandonedBeforeItsRead(t *testing.T) {
 		}
 		w.Hold(nil)
 		synctest.Wait()
+	})
+}
+
+// Who cannot ask Redis takes what has come into memory meanwhile, and does not refresh it while it is fresh.
+func TestFreshMeanwhile(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		p := start(t, w, "A", Options{}, nil)
+		defer p.stop()
+		p.get(background, "other", loads(0, "v")).must(t, "v", nil, 0)
+		w.Hold(only("A", "GETRANGE", lab.Reply))
+		n := 0
+		load := func(context.Context, string) (string, error) { n++; return strconv.Itoa(n), nil }
+		a := p.get(background, "k", load)
+		synctest.Wait()
+		if err := p.cache.Set(background, "k", "set"); err != nil {
+			t.Error(err)
+		}
+		w.CutOff("A", false)
+		time.Sleep(time.Second)
+		if a.value != "set" || a.err != nil || n != 0 {
+			t.Errorf("%+v after %d loads", a, n)
+		}
 	})
 }

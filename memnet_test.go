@@ -43,6 +43,7 @@ type memClient struct {
 }
 
 func (c memClient) Time(ctx context.Context) *redis.TimeCmd {
+	c.p.tr.meet()
 	cmd := redis.NewTimeCmd(ctx)
 	if cmd.SetVal(time.UnixMicro(c.server.now())); c.p.held == "everything" {
 		cmd.SetErr(errReset)
