@@ -145,6 +145,7 @@ func TestFreshMeanwhile(t *testing.T) {
 		}
 		w.CutOff("A", false)
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if a.value != "set" || a.err != nil || n != 0 {
 			t.Errorf("%+v after %d loads", a, n)
 		}
