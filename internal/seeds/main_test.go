@@ -17,7 +17,7 @@ func TestPlayAll(t *testing.T) {
 	lab.Bubble(t, func(t *testing.T) {
 		var mu sync.Mutex
 		played := map[string]bool{}
-		all := playAll(10*time.Minute, firsts("| memory | 1000000-1234000 | 234000 |\n| real | 1000000-1000500 |"), io.Discard,
+		all := playAll(10*time.Minute+2*time.Second, firsts("| memory | 1000000-1234000 | 234000 |\n| real | 1000000-1000500 |"), io.Discard,
 			func(_ context.Context, seeds string) (string, error) {
 				time.Sleep(5 * time.Second) // of the bubble
 				mu.Lock()
