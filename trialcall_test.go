@@ -202,6 +202,7 @@ func (c *trialCall) write(o op) {
 		if tr.tags {
 			opts = append(opts, WithTags(tagOf(k)))
 		}
+		p.served[k] |= 1 << versions[k] // which it may remember
 		err = p.cache.Set(ctx, trialKeys[k], versions[k], opts...)
 	} else {
 		err = p.invalidate(ctx, o)

@@ -199,7 +199,8 @@ func (n *wireNetwork) executed(p *player, m *lab.Message) {
 		}
 		return
 	case "INVALIDATE":
-		tr.unlinks(tr.keys())
+		tags := m.Args[6:] // none: everything
+		tr.unlinks(slices.DeleteFunc(slices.Clone(tr.keys()), func(k int) bool { return len(tags) > 0 && !slices.Contains(tags, tagOf(k)) }))
 		return
 	case "PUBLISH":
 		n.told = append(n.told, tr.unlinked)
