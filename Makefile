@@ -47,13 +47,12 @@ lint:
 		echo "SKIPPED: govulncheck: its database cannot be reached"; \
 	else echo "$$out"; exit $$code; fi
 
-# go.mod holds the oldest versions that serve, tools/newest.mod the newest there are. What a real server says is nothing that
-# depends on Go: with the oldest Go the tests do without.
+# go.mod holds the oldest versions that serve, tools/newest.mod the newest there are.
 versions:
 	CACHE_EXPLORE=off CACHE_FAULTS=1 $(GO) test $(TESTFLAGS) -modfile=tools/newest.mod ./...
 	@if GOTOOLCHAIN=$(FLOOR) $(GO) version; then \
-		echo "CACHE_EXPLORE=off CACHE_REQUIRE_REDIS= CACHE_REDIS_SERVER=none GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./..."; \
-		CACHE_EXPLORE=off CACHE_REQUIRE_REDIS= CACHE_REDIS_SERVER=none GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./...; \
+		echo "CACHE_EXPLORE=off CACHE_FAULTS=1 GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./..."; \
+		CACHE_EXPLORE=off CACHE_FAULTS=1 GOTOOLCHAIN=$(FLOOR) $(GO) test $(TESTFLAGS) ./...; \
 	else echo "SKIPPED: the tests with $(FLOOR): it cannot be had here"; fi
 
 # mutants breaks the protocol in one place after the other and looks whether the exploration and the scenarios notice.
