@@ -127,11 +127,13 @@ func TestFaults(t *testing.T) {
 		<-done
 
 		fleet.Redis.Restart()
+		fails(a, 0)
 		fails(b, 0)
-		is(b, 1)
+		is(a, 1)
 
 		p.Crash()
-		p.Heal()
+		fails(a, 0)
+		p.Heal() // which is no way back
 		fails(a, 0)
 		is(b, 2)
 	})
