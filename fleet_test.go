@@ -289,6 +289,18 @@ func only(process, verb string, kind lab.Kind) func(*lab.Message) bool {
 	}
 }
 
+// firstOf is only, but for the first of them.
+func firstOf(process, verb string, kind lab.Kind) func(*lab.Message) bool {
+	var first *lab.Message
+	such := only(process, verb, kind)
+	return func(m *lab.Message) bool {
+		if first == nil && such(m) {
+			first = m
+		}
+		return m == first
+	}
+}
+
 // refreshNow loads under a lease that is taken while the entry with that id is there, and stays there. It returns nothing
 // if the lease is not to be had.
 func refreshNow(c *core, f *flight, id record.Owner) *result {

@@ -84,13 +84,7 @@ func TestLateRead(t *testing.T) {
 		a := ps["A"]
 		_ = a.cache.Set(background, "other", "v") // it knows the time
 		_ = ps["B"].cache.Set(background, "k", "v1")
-		var first *lab.Message
-		w.Hold(func(m *lab.Message) bool {
-			if first == nil && m.Kind == lab.Reply && m.Process == "A" && verbOf(m) == "GETRANGE" {
-				first = m
-			}
-			return m == first
-		})
+		w.Hold(firstOf("A", "GETRANGE", lab.Reply))
 		a.get(background, "k", loads(0, "v2"))
 		synctest.Wait()
 		if v, err := a.cache.Refresh(background, "k", loads(0, "v2")); v != "v2" || err != nil {

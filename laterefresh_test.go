@@ -69,18 +69,12 @@ func TestLateRefresh(t *testing.T) {
 	}
 }
 
-// A call whose read fails gets what was stored in memory meanwhile, and if that is fresh there is nothing to refresh.
-func TestReadFailsWhileLoaded(t *testing.T) {
+// A call whose ACQUIRE fails gets what was stored in memory meanwhile, and if that is fresh there is nothing to refresh.
+func TestAcquireFailsWhileLoaded(t *testing.T) {
 	bubble(t, func(t *testing.T, w *lab.World) {
 		p := start(t, w, "A", Options{TTL: time.Minute, StaleWhileRevalidate: time.Minute}, nil)
 		_ = p.cache.Set(background, "other", "v") // it knows the time
-		var first *lab.Message
-		w.Hold(func(m *lab.Message) bool {
-			if first == nil && m.Kind == lab.Request && verbOf(m) == "GETRANGE" {
-				first = m
-			}
-			return m == first
-		})
+		w.Hold(firstOf("A", "ACQUIRE", lab.Request))
 		late := p.get(background, "k", loads(0, "v1"))
 		synctest.Wait()
 		if v, err := p.cache.Refresh(background, "k", loads(0, "v2")); v != "v2" || err != nil {
@@ -104,13 +98,7 @@ func TestStrictAndRefresh(t *testing.T) {
 		_ = p.cache.Set(background, "k", "v1")
 		w.Redis.Del(fullKey) // by a failover
 		time.Sleep(ttl + time.Second)
-		var first *lab.Message
-		w.Hold(func(m *lab.Message) bool {
-			if first == nil && m.Kind == lab.Reply && verbOf(m) == "GETRANGE" {
-				first = m
-			}
-			return m == first
-		})
+		w.Hold(firstOf("A", "GETRANGE", lab.Reply))
 		strictly := p.get(background, "k", loads(time.Second, "v2"), WithoutStale())
 		synctest.Wait()
 		w.Redis.SetError("ERR refused")

@@ -128,26 +128,3 @@ func TestAbandonedBeforeItsRead(t *testing.T) {
 		synctest.Wait()
 	})
 }
-
-// Who cannot ask Redis takes what has come into memory meanwhile, and does not refresh it while it is fresh.
-func TestFreshMeanwhile(t *testing.T) {
-	bubble(t, func(t *testing.T, w *lab.World) {
-		p := start(t, w, "A", Options{}, nil)
-		defer p.stop()
-		p.get(background, "other", loads(0, "v")).must(t, "v", nil, 0)
-		w.Hold(only("A", "GETRANGE", lab.Reply))
-		n := 0
-		load := func(context.Context, string) (string, error) { n++; return strconv.Itoa(n), nil }
-		a := p.get(background, "k", load)
-		synctest.Wait()
-		if err := p.cache.Set(background, "k", "set"); err != nil {
-			t.Error(err)
-		}
-		w.CutOff("A", false)
-		time.Sleep(time.Second)
-		synctest.Wait()
-		if a.value != "set" || a.err != nil || n != 0 {
-			t.Errorf("%+v after %d loads", a, n)
-		}
-	})
-}
