@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -58,7 +59,7 @@ func (n *memNetwork) send(ctx context.Context, p *player, reqs ...*memRequest) e
 	tr.mu.Lock()
 	for i, r := range reqs {
 		p.sent[r.text]++ // two of a kind are never sent at the same time, and others in no certain order
-		labels[i] = fmt.Sprintf("%d %s", p.sent[r.text], r.text)
+		labels[i] = strconv.Itoa(p.sent[r.text]) + " " + r.text
 	}
 	tr.mu.Unlock()
 	for {

@@ -1,6 +1,7 @@
 // Package msgpackscan looks through MessagePack before it is decoded. A decoder believes the lengths that the data
 // declare: with github.com/vmihailenco/msgpack v5.4.1, 5 bytes allocate 1 GiB, and 10 MB of nested arrays end the
-// process with a stack overflow that cannot be recovered. Check walks the bytes once, without recursion or allocation.
+// process with a stack overflow that cannot be recovered. Check walks the bytes once, without recursion, and without
+// allocating where they are nested at most 32 deep.
 package msgpackscan
 
 import (
@@ -23,20 +24,20 @@ var (
 // there (an element takes at least one byte), nested at most MaxDepth deep. The format is that of
 // https://github.com/msgpack/msgpack/blob/master/spec.md.
 func Check(b []byte) error {
-	var open [MaxDepth]uint64 // elements still to come, per level
-	depth := 0
+	// The elements still to come, per level. With room for MaxDepth it would make most goroutines' stacks grow.
+	open := make([]uint64, 0, 32)
 	missing := uint64(1) // at the current level
 	pending := uint64(1) // at all levels: never more than the bytes that are left
 	for {
 		for missing == 0 {
-			if depth == 0 {
+			last := len(open) - 1
+			if last < 0 {
 				if len(b) > 0 {
 					return ErrTrailing
 				}
 				return nil
 			}
-			depth--
-			missing = open[depth]
+			missing, open = open[last], open[:last]
 		}
 		if uint64(len(b)) < pending {
 			return ErrTruncated
@@ -53,11 +54,10 @@ func Check(b []byte) error {
 		}
 		b = b[body:]
 		if elements > 0 {
-			if depth == MaxDepth {
+			if len(open) == MaxDepth {
 				return ErrDepth
 			}
-			open[depth] = missing
-			depth++
+			open = append(open, missing)
 			missing = elements
 			pending += elements
 		}
