@@ -12,19 +12,25 @@ TOOL := $(GO) tool -modfile=tools/go.mod
 FLOOR := go$(shell sed -n "s|^go ||p" go.mod)
 EXPLORE := ^Test(Explore|Seeds|SeedsAgain|Shrink|Protocol|Tags|Failover)$$
 COUNTS := $(CURDIR)/.counts
+PLAYED := $(CURDIR)/.played
+PLAY := env CACHE_COUNTS=$(COUNTS) CACHE_EXPLORE=complete $(GO) test -count=1 -timeout 30m -run '$(EXPLORE)' . ./internal/model
 FUZZ := $(GO) test -run '^$$' -fuzztime 5000x -fuzzminimizetime 10x
 
 .PHONY: check test lint versions newest mutants explore explore-long faults hotkey simulate bench
 check: test lint versions
 
+# Most tests against real servers wait most of the time; all schedules are played meanwhile, with the lowest priority.
 # Fuzzing is bounded by a count: bounded by time, go test now and then fails with "context deadline exceeded".
 test:
 	@: >$(COUNTS)
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
-	CACHE_COUNTS=$(COUNTS) $(GO) test $(TESTFLAGS) ./...
-	CACHE_COUNTS=$(COUNTS) CACHE_EXPLORE=complete $(GO) test -count=1 -timeout 30m -run '$(EXPLORE)' . ./internal/model
+	@set -m; echo "$(PLAY) # beside what follows"; nice -n 19 $(PLAY) >$(PLAYED) 2>&1 & \
+	trap "kill -- -$$! 2>/dev/null; rm -f $(PLAYED)" EXIT; \
+	echo "CACHE_COUNTS=$(COUNTS) $(GO) test $(TESTFLAGS) ./..."; \
+	CACHE_COUNTS=$(COUNTS) $(GO) test $(TESTFLAGS) ./... || exit; \
+	echo "waiting for $(PLAY)"; wait $$!; code=$$?; cat $(PLAYED); exit $$code
 	$(FUZZ) -fuzz '^FuzzOpen$$' ./internal/record
 	$(FUZZ) -fuzz '^FuzzCheck$$' ./internal/msgpackscan
 	@for f in FuzzRecord FuzzCodec FuzzKeys FuzzMessage; do \
