@@ -7,7 +7,7 @@
 
 GO ?= go
 SHELL := bash
-TESTFLAGS := -race -shuffle=on -timeout 10m
+TESTFLAGS := -race -shuffle=on -parallel 4 -timeout 10m
 TOOL := $(GO) tool -modfile=tools/go.mod
 FLOOR := go$(shell sed -n "s|^go ||p" go.mod)
 EXPLORE := ^Test(Explore|Seeds|SeedsAgain|Shrink|Protocol|Tags|Failover)$$

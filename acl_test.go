@@ -33,6 +33,7 @@ func smallestACL(t *testing.T) []string {
 // The ACL in SECURITY.md is enough: the server has nothing to refuse. And it is the smallest one: without any of its
 // rules the server refuses something, which no caller notices.
 func TestSmallestACL(t *testing.T) {
+	t.Parallel()
 	s := realredis.Start(t)
 	admin := s.Client(nil)
 	rules := smallestACL(t)

@@ -65,6 +65,7 @@ func TestContract(t *testing.T) {
 }
 
 func TestContractOnRealServer(t *testing.T) {
+	t.Parallel()
 	s := realredis.Start(t)
 	for _, c := range contract {
 		t.Run(c.name, func(t *testing.T) { onRealServer(t, s, c.test) })

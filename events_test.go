@@ -236,6 +236,7 @@ func TestEventsAreGathered(t *testing.T) {
 
 // A plain DEL by any tool clears memories with Tracking; deletions through a cache reach processes with and without it.
 func TestTracking(t *testing.T) {
+	t.Parallel()
 	s := realredis.Start(t)
 	admin := s.Client(nil)
 	caches := make([]*Cache[string], 3)
@@ -333,6 +334,7 @@ func TestTrackingRefused(t *testing.T) {
 
 // In a cluster, events on a sharded channel are heard, and do not cross the cluster bus; in the usual form they do.
 func TestEventsInCluster(t *testing.T) {
+	t.Parallel()
 	nodes := realredis.StartCluster(t, 3)
 	for _, sharded := range []bool{false, true} {
 		t.Run(fmt.Sprint("sharded ", sharded), func(t *testing.T) {

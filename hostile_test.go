@@ -430,6 +430,7 @@ func TestHostileMessages(t *testing.T) {
 
 // Keys are any bytes.
 func TestRealServerStrangeKeys(t *testing.T) {
+	t.Parallel()
 	s := realredis.Start(t)
 	caches := onServer(t, Options{}, true, s.Client(nil), s.Client(nil))
 	keys := []string{

@@ -88,6 +88,7 @@ func threeProcesses(t *testing.T, name string, s *realredis.Server, localTTL tim
 // A load takes 30 ms, and 1 to 5 ms into it its key, or its tag, is invalidated, by the loading process or by another:
 // nobody sees the old value afterwards, from any tier.
 func TestRealServerInvalidateInMidLoad(t *testing.T) {
+	t.Parallel()
 	s := realredis.Start(t)
 	for how, invalidate := range invalidators {
 		for by, process := range []string{"same process", "other process"} {
@@ -163,6 +164,7 @@ func TestRealServerInvalidateInMidLoad(t *testing.T) {
 // Nothing is being loaded, and all memories have the value: how soon after the invalidation has returned do they forget
 // it?
 func TestRealServerMemoriesForget(t *testing.T) {
+	t.Parallel()
 	s := realredis.Start(t)
 	for how, invalidate := range invalidators {
 		for _, tracking := range []bool{false, true} {
@@ -209,6 +211,7 @@ func TestRealServerMemoriesForget(t *testing.T) {
 // The same while connections for messages are killed at random: no call that begins LocalTTL after an invalidation gets
 // the old value, and in the end no memory has one.
 func TestRealServerStreamKilled(t *testing.T) {
+	t.Parallel()
 	s := realredis.Start(t)
 	admin := s.Client(nil)
 	const localTTL = 200 * time.Millisecond

@@ -30,6 +30,7 @@ import (
 
 // A server whose memory is full evicts leases and values in mid-load, or refuses them, by each of its policies.
 func TestEviction(t *testing.T) {
+	t.Parallel()
 	s := realredis.Start(t)
 	admin := s.Client(nil)
 	stat := func(section, name string) int {
@@ -132,6 +133,7 @@ func certificate(t *testing.T) (certFile, keyFile string, pool *x509.CertPool) {
 }
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	certFile, keyFile, pool := certificate(t)
 	s, addr := realredis.StartWithTLS(t, certFile, keyFile)
 	client := func(pool *x509.CertPool) Client {
@@ -162,6 +164,7 @@ func TestTLS(t *testing.T) {
 
 // A client, or a Redis, that is given a millisecond for everything: most commands fail, and no caller notices.
 func TestShortTimeouts(t *testing.T) {
+	t.Parallel()
 	s := realredis.Start(t)
 	for name, set := range map[string]func(*redis.Options, *RedisOptions){
 		"of the client": func(o *redis.Options, _ *RedisOptions) {

@@ -12,6 +12,7 @@ import (
 )
 
 func TestRealServerMany(t *testing.T) {
+	t.Parallel()
 	client := realredis.Start(t).Client(nil)
 	rds, err := NewRedis(client, RedisOptions{Timeout: time.Second})
 	if err != nil {
@@ -36,6 +37,7 @@ func TestRealServerMany(t *testing.T) {
 
 // In a cluster each step takes one round trip to each node, and no command is for keys of two slots.
 func TestRealServerManyInCluster(t *testing.T) {
+	t.Parallel()
 	nodes := realredis.StartCluster(t, 3)
 	var mu sync.Mutex
 	counts := make(map[string]*tripCounter)

@@ -140,6 +140,7 @@ func TestOutage(t *testing.T) {
 
 // The same with a server that is killed. What it took is told and not judged: that depends on the machine.
 func TestRealServerOutage(t *testing.T) {
+	t.Parallel()
 	s := realredis.Start(t)
 	o := outage{stop: s.Kill, goOn: s.Restart, before: 3 * time.Second, after: 3 * time.Second}
 	for range 2 {

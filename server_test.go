@@ -91,6 +91,7 @@ func collapse(t *testing.T, caches []*Cache[string], key string) int32 {
 
 // The scripts, the subscription and the native form do on a real server what they do on miniredis.
 func TestRealServer(t *testing.T) {
+	t.Parallel()
 	s := realredis.Start(t)
 	admin := s.Client(nil)
 	user := func(name string, rules ...any) *redis.Client {
@@ -163,6 +164,7 @@ func TestRealServer(t *testing.T) {
 
 // Whatever a server refuses, callers get their value.
 func TestRealServerRefuses(t *testing.T) {
+	t.Parallel()
 	s := realredis.Start(t)
 	admin := s.Client(nil)
 	config := func(name, value string) {
@@ -221,6 +223,7 @@ func TestRealServerRefuses(t *testing.T) {
 // Kill -9 with an empty restart, a server that is stopped, FLUSHALL, SCRIPT FLUSH and CLIENT KILL in mid-load: callers
 // get their value, and afterwards Redis is used again.
 func TestRealServerDies(t *testing.T) {
+	t.Parallel()
 	s := realredis.Start(t)
 	admin := s.Client(nil)
 	caches := onServer(t, Options{}, true, s.Client(nil), s.Client(nil))
