@@ -30,6 +30,7 @@ type config struct {
 	JSON      bool
 
 	timeout time.Duration // RedisOptions.Timeout, for tests
+	lease   time.Duration // Options.Lease, for tests
 }
 
 func main() {

@@ -100,7 +100,8 @@ func TestFleetOnRealServer(t *testing.T) {
 	s := realredis.Start(t)
 	for _, keys := range []int{1, 200} {
 		cfg := config{
-			Redis: s.Addr, Processes: 8, Callers: 200, Keys: keys, Load: 300 * time.Millisecond, timeout: time.Minute,
+			Redis: s.Addr, Processes: 8, Callers: 200, Keys: keys, Load: 300 * time.Millisecond,
+			timeout: time.Minute, lease: time.Minute, // a machine that stands still for longer would load more than once
 		}
 		rep, err := run(t.Context(), cfg, io.Discard)
 		if err != nil {

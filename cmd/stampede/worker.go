@@ -34,6 +34,7 @@ type job struct {
 	Callers int
 	Keys    int
 	Timeout time.Duration
+	Lease   time.Duration
 }
 
 // outcome is what it found.
@@ -158,7 +159,7 @@ func (j *job) connect() (get getter, commands *resp.Counter, closeAll func(), er
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	c, err := cache.New[string]("demo", cache.Options{Redis: rds, TTL: ttl})
+	c, err := cache.New[string]("demo", cache.Options{Redis: rds, TTL: ttl, Lease: j.Lease})
 	if err != nil {
 		return nil, nil, nil, err
 	}
