@@ -160,28 +160,27 @@ func (b *batch) here() {
 	c := b.c
 	left := b.inTurn(b.flights, func(_ int, f *flight) *result { return c.remembered(f) })
 	left, wait := c.flights.enterAll(left)
-	s := &shift{b: b}
-	s.flights = b.inTurn(left, func(_ int, f *flight) *result {
+	load := b.inTurn(left, func(_ int, f *flight) *result {
 		if f.there {
 			f.prev = c.kept(f.key)
 		}
 		return c.failing(f)
 	})
 	b.scatter(wait, c.run)
-	if len(s.flights) == 0 {
+	if len(load) == 0 {
 		return
 	}
-	since := make([]epoch, len(s.flights))
-	for i, f := range s.flights {
-		since[i] = c.local.epoch(f.key)
-		c.starts(f)
-	}
-	go func() {
+	go b.shifts(load, func(s *shift) {
+		since := make([]epoch, len(s.flights))
+		for i, f := range s.flights {
+			since[i] = c.local.epoch(f.key)
+			c.starts(f)
+		}
 		s.perform()
 		b.inTurn(s.flights, func(i int, f *flight) *result {
 			return c.loadedHere(f, since[i], c.loadedUnleased(f, c.loaded(f, &f.loaded, s.of(i))))
 		})
-	}()
+	})
 }
 
 // look is the way of a batch to Redis.

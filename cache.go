@@ -55,6 +55,7 @@ type core struct {
 	draws      uint64               // makes this process's draws differ from those of others
 	chance     func(uint64) float64 // what to make of random bits
 	soon       func(func())         // runs something in the background
+	limits     *limits
 	stats      stats
 	closing    chan struct{}
 	close      sync.Once
@@ -79,6 +80,7 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 		c.store = c.redis.store
 		c.redis.register(name, c)
 	}
+	c.limits = newLimits(c)
 	return &Cache[V]{c, memory}, nil
 }
 
@@ -295,6 +297,7 @@ func (c *core) shut() error {
 	c.close.Do(func() {
 		close(c.closing)
 		c.flights.close()
+		c.limits.close()
 		c.lost = c.undone.close()
 		if c.redis != nil {
 			c.redis.unregister(c.name, c)

@@ -252,16 +252,29 @@ func (b *batch) load(f *flight) returned {
 // perform calls the loader for flights that wait for it.
 func (b *batch) perform(loads []*loadCall) {
 	slices.SortStableFunc(loads, func(x, y *loadCall) int { return cmp.Compare(x.f.seq, y.f.seq) })
-	s := &shift{b: b, flights: make([]*flight, len(loads))}
+	flights := make([]*flight, len(loads))
+	calls := make(map[*flight]*loadCall, len(loads))
 	for i, l := range loads {
-		s.flights[i] = l.f
+		flights[i], calls[l.f] = l.f, l
 	}
-	s.perform()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for i, l := range loads {
-		l.r = s.of(i)
-		b.movesLocked(&l.f.company)
-		close(l.done)
+	b.shifts(flights, func(s *shift) {
+		s.perform()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for i, f := range s.flights {
+			l := calls[f]
+			l.r = s.of(i)
+			b.movesLocked(&f.company)
+			close(l.done)
+		}
+	})
+}
+
+// shifts does something for all flights, at the same time for those whose loads are limited by different limits.
+func (b *batch) shifts(flights []*flight, do func(*shift)) {
+	parts := b.c.limits.parts(flights)
+	for _, part := range parts[1:] {
+		go do(&shift{b: b, flights: part})
 	}
+	do(&shift{b: b, flights: parts[0]})
 }

@@ -14,6 +14,10 @@ var (
 	// ErrNotCached is returned by a call with OnlyIfCached when nothing is cached that can be served.
 	ErrNotCached = errors.New("cache: not cached")
 
+	// ErrOverloaded is returned where a load is not begun, or not waited for, because there are too many: by calls beyond
+	// Options.MaxWaiting, and with Options.StrictLoads while Redis does not answer.
+	ErrOverloaded = errors.New("cache: overloaded")
+
 	// ErrClosed is returned by the methods of a Cache after its Close.
 	ErrClosed = errors.New("cache: closed")
 )

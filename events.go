@@ -17,6 +17,7 @@ const (
 	wakeAborted   = 'A'
 	eventful      = 'E' // a numbered message of a process: what it has invalidated
 	deleted       = 'D' // the same without a number, about keys only
+	permit        = 'P' // was handed over; with its number
 )
 
 // Kinds of events in a message.
@@ -275,6 +276,10 @@ func (s *stream) handle(m string) {
 			}
 			s.r.hear(rest[0], text)
 			rest = more
+		}
+	case permit:
+		if text, _, ok := cutText(rest); ok {
+			s.r.permitted(text, who)
 		}
 	case deleted:
 		for who != s.r.process {

@@ -145,6 +145,7 @@ var scriptTexts = map[string]string{
 	"COMMIT":     commitLua,
 	"ABORT":      abortLua,
 	"RENEW":      renewLua,
+	"PERMITS":    permitsLua,
 	"STAMP":      barrierLua + stampLua,
 	"INVALIDATE": barrierLua + invalidateLua,
 }

@@ -48,6 +48,7 @@ type result struct {
 	negative  bool          // with err nil: remembered from an earlier load
 	stale     bool          // past its TTL, and served all the same
 	noStore   bool          // the loader says that there is nothing to be stored
+	unbegun   bool          // the loader was not called
 	unfit     bool          // its tags are too many or too long to be kept
 	abandoned bool          // the loader did not return
 }
@@ -99,14 +100,15 @@ type flight struct {
 	since uint64      // forced: when it began, on core.ticks
 	after int64       // forced: loads under a lease with a later fence began after it, on the server's clock; 0: not known
 
-	ctx     context.Context // of everything the flight does; ends with Close and CancelAbandoned; before it goes the caller's, for its values
-	joiner  *batch          // the last one to join; guarded by flights.mu
-	landed  chan struct{}   // closed when it lands, or the flights are closed; made when somebody waits for it, and nil before in a batch; guarded by flights.mu
-	callers int32           // guarded by flights.mu
-	over    atomic.Bool     // res is there
-	there   bool            // memory had something when it began
-	current bool            // calls may join it; guarded by flights.mu
-	entered bool            // it has one of its key's slots for loads; guarded by flights.mu
+	ctx     context.Context        // of everything the flight does; ends with Close and CancelAbandoned; before it goes the caller's, for its values
+	joiner  *batch                 // the last one to join; guarded by flights.mu
+	landed  chan struct{}          // closed when it lands, or the flights are closed; made when somebody waits for it, and nil before in a batch; guarded by flights.mu
+	callers int32                  // guarded by flights.mu
+	over    atomic.Bool            // res is there
+	there   bool                   // memory had something when it began
+	current bool                   // calls may join it; guarded by flights.mu
+	entered bool                   // it has one of its key's slots for loads; guarded by flights.mu
+	ticket  atomic.Pointer[ticket] // while it waits for others to end
 	res     *result
 	loaded  result // res, if it has loaded
 	company member // ctx, in a batch
@@ -374,42 +376,6 @@ func (fs *flights) landLocked(f *flight) {
 	} else if f.callers > 0 {
 		fs.unwantedLocked(b)
 	}
-}
-
-func (f *flight) joinedLocked() {
-	if f.callers++; f.callers == 1 && f.batch != nil {
-		f.batch.wanted++
-	}
-}
-
-// leave counts a caller out. The last one may end the flight, or the batch that it is of; nobody can join it from then on.
-func (fs *flights) leave(f *flight) {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if f.over.Load() {
-		return
-	}
-	if f.callers--; f.callers > 0 {
-		return
-	}
-	switch {
-	case f.batch != nil:
-		fs.unwantedLocked(f.batch)
-	case f.c.opts.CancelAbandoned:
-		fs.removeLocked(f)
-		f.cancelLocked(errAbandoned)
-	}
-}
-
-// unwantedLocked counts a flight out that nobody waits for any more. The last one may end the batch.
-func (fs *flights) unwantedLocked(b *batch) {
-	if b.wanted--; b.wanted > 0 || !b.c.opts.CancelAbandoned {
-		return
-	}
-	for _, f := range b.flights {
-		fs.removeLocked(f)
-	}
-	b.cancel(errAbandoned)
 }
 
 func (fs *flights) removeLocked(f *flight) {

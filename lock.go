@@ -41,6 +41,7 @@ type store interface {
 	stamp(ctx context.Context, name string, life time.Duration) (int64, error)
 	barrier(ctx context.Context, name string, tags []string) (int64, error)
 	invalidate(ctx context.Context, name string, tags []string, life time.Duration) error
+	permits(ctx context.Context, a permitArgs) (permitted, error)
 }
 
 type acquireArgs struct {
@@ -233,7 +234,11 @@ func (c *core) lease(f *flight, raw []byte, err error) *result {
 			if f.prev != nil && f.prev.id != got.stays { // deleted since it was read
 				f.prev = nil
 			}
-			return c.loadLeased(f, since, asOf, a, got)
+			if res := c.loadLeased(f, since, asOf, a, got); res != nil {
+				return res
+			}
+			a.owner = newOwner()
+			continue
 		}
 		f.leave()
 		switch {
@@ -263,7 +268,8 @@ func (c *core) lease(f *flight, raw []byte, err error) *result {
 	}
 }
 
-// loadLeased loads under the lease, renews it meanwhile, and stores the value. asOf was taken before the ACQUIRE that won.
+// loadLeased loads under the lease, renews it meanwhile, and stores the value. It returns nothing if the lease was lost
+// before the load has begun. asOf was taken before the ACQUIRE that won.
 func (c *core) loadLeased(f *flight, since epoch, asOf uint64, a acquireArgs, got acquired) *result {
 	stamp, err := c.stampFor(f.ctx, f.co.ttl)
 	if err != nil {
@@ -275,6 +281,10 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, a acquireArgs, go
 	c.stats.leases.Add(1)
 	f.lease = &tenure{c: c, f: f, args: a, fence: got.fence}
 	res := c.load(f)
+	if errors.Is(res.err, errLeaseLost) {
+		f.leave()
+		return nil
+	}
 	if res.failed() {
 		pause := c.failed(f, res)
 		later := c.ticks.Add(1)

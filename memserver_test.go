@@ -17,9 +17,10 @@ import (
 // would take most of the time. TestMemServer compares it with the scripts. It knows one version and one type.
 type memServer struct {
 	entries map[string]memEntry
-	tags    *memTags      // nil: there are no barriers
-	given   int64         // the latest stamp or barrier
-	skew    time.Duration // of its clock
+	tags    *memTags               // nil: there are no barriers
+	permit  map[string]*memPermits // by what they are for
+	given   int64                  // the latest stamp or barrier
+	skew    time.Duration          // of its clock
 	publish func(channel, message string)
 
 	mu     sync.Mutex

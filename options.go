@@ -74,6 +74,28 @@ type Options struct {
 	// query: 32,766 in SQLite, 65,535 in PostgreSQL. At most 10,000. Default: 1,000.
 	MaxBatchKeys int
 
+	// MaxLoads bounds the loads of this cache that run at a time, in all processes together: for when thousands of keys
+	// have to be loaded at once, for which a lease of each is no help. A batch is one load. A load for which there is no room
+	// waits, without a bound of its own, and is given up when all its callers have left; those that most callers wait
+	// for go first, refreshes last. A process needs no command for its share of them, MaxLoads through the number of processes
+	// that load; beyond that it takes permits from Redis, which end with Lease unless they are renewed. While Redis does not
+	// answer, or forbids scripts, each process takes its share by the last known number of processes, but at least one. A
+	// loader that LoadTimeout has left to itself is not counted any more. All processes must use the same. At most 100,000.
+	// Default: no bound.
+	MaxLoads int
+
+	// FairLoads lets loads begin in the order in which they came.
+	FairLoads bool
+
+	// StrictLoads keeps to MaxLoads also while Redis does not answer: loads that would need a permit then fail, with
+	// ErrOverloaded.
+	StrictLoads bool
+
+	// LimitBy gives each load a limit, of which there may be one for each host that is asked, or each tenant: MaxLoads is
+	// for each of them. It is called often and at the same time, and returns at most 1,000 bytes. A batch is loaded in parts, one
+	// for each limit. If it panics, the limit is "". Default: one limit.
+	LimitBy func(key string) string
+
 	// CancelAbandoned cancels a load when its last caller has left. By default a load goes on, for a load that
 	// dies with its callers fills nothing.
 	CancelAbandoned bool
@@ -146,6 +168,10 @@ func (o Options) withDefaults() (Options, error) {
 	check(o.LoadTimeout >= 0 && o.LoadTimeout <= maxTTL, "LoadTimeout", o.LoadTimeout, "a positive duration")
 	check(o.Lease == 0 || o.Lease >= time.Millisecond && o.Lease <= time.Hour, "Lease", o.Lease, "1ms to 1h")
 	check(o.MaxBatchKeys >= 0 && o.MaxBatchKeys <= 10_000, "MaxBatchKeys", o.MaxBatchKeys, "1 to 10000")
+	check(o.MaxLoads >= 0 && o.MaxLoads <= 100_000, "MaxLoads", o.MaxLoads, "1 to 100000")
+	check(o.MaxLoads > 0 || !o.FairLoads, "FairLoads", o.FairLoads, "MaxLoads with it")
+	check(o.MaxLoads > 0 || !o.StrictLoads, "StrictLoads", o.StrictLoads, "MaxLoads with it")
+	check(o.MaxLoads > 0 || o.LimitBy == nil, "LimitBy", "set", "MaxLoads with it")
 	check(o.LocalBytes >= 0, "LocalBytes", o.LocalBytes, "a positive size")
 	check(o.MaxValueBytes >= 0 && o.MaxValueBytes <= maxValue, "MaxValueBytes", o.MaxValueBytes, "1 to 536870912")
 	check(o.LocalEntries <= math.MaxInt32, "LocalEntries", o.LocalEntries, "at most 2147483647")

@@ -82,6 +82,7 @@ type returned struct {
 	ended     int64 // on local's clock
 	took      time.Duration
 	abandoned bool // it has not returned
+	unbegun   bool // it was not called
 }
 
 // load runs the loader of a flight, under the lease in f.lease if there is one. A value it returns is as of the beginning
@@ -90,11 +91,19 @@ func (c *core) load(f *flight) *result {
 	if f.ctx.Err() != nil { // nobody wants it any more
 		return &result{err: context.Cause(f.ctx), abandoned: true}
 	}
-	res := c.starts(f)
 	if f.batch != nil {
+		res := c.starts(f)
 		return c.loaded(f, res, f.batch.load(f))
 	}
-	return c.loaded(f, res, c.perform(f.ctx, f, f.lease.period()))
+	leases := c.renewing(f, f.lease.period())
+	defer leases.stop()
+	room, err := c.limits.take(f.ctx, []*flight{f}, leases)
+	if err != nil {
+		return &result{err: err, abandoned: true, unbegun: true}
+	}
+	defer room.leave()
+	res := c.starts(f)
+	return c.loaded(f, res, c.perform(f.ctx, f, leases))
 }
 
 // starts begins the result of a load.
@@ -110,7 +119,7 @@ func (c *core) starts(f *flight) *result {
 func (c *core) loaded(f *flight, res *result, r returned) *result {
 	res.value, res.err, res.ended, res.took = r.value, r.err, r.ended, r.took
 	if r.abandoned {
-		res.abandoned, res.asOf = true, 0
+		res.abandoned, res.unbegun, res.asOf = true, r.unbegun, 0
 		return res
 	}
 	said := f.told.Load()
@@ -146,8 +155,50 @@ func (c *core) judge(res *result) {
 	}
 }
 
-// perform runs a loader in a goroutine of its own, at most for LoadTimeout, and renews leases meanwhile, if period is not 0.
-func (c *core) perform(parent context.Context, t task, period time.Duration) (r returned) {
+// renewals renew the leases of a task while its loader runs, or waits for its turn.
+type renewals struct {
+	c      *core
+	t      task
+	ticker *time.Ticker     // nil: there are none
+	due    <-chan time.Time // nil: there are none any more
+	answer chan bool        // nil: none is awaited
+}
+
+// renewing begins them; they are due each period, if it is not 0.
+func (c *core) renewing(t task, period time.Duration) *renewals {
+	r := &renewals{c: c, t: t}
+	if period > 0 {
+		r.ticker = time.NewTicker(period)
+		r.due = r.ticker.C
+	}
+	return r
+}
+
+func (r *renewals) stop() {
+	if r.ticker != nil {
+		r.ticker.Stop()
+	}
+}
+
+// begin renews, unless the last renewal has not been answered.
+func (r *renewals) begin() {
+	if r.answer == nil {
+		answer := make(chan bool, 1)
+		r.answer = answer
+		r.c.flights.running.Go(func() { answer <- r.t.renew() })
+	}
+}
+
+// end is told the answer, and returns it: whether any of the leases may be ours still.
+func (r *renewals) end(held bool) bool {
+	if r.answer = nil; !held {
+		r.due = nil
+	}
+	return held
+}
+
+// perform runs a loader in a goroutine of its own, at most for LoadTimeout, and renews leases meanwhile.
+func (c *core) perform(parent context.Context, t task, leases *renewals) (r returned) {
 	ctx, cancel := context.WithTimeout(context.WithValue(parent, loadedBy{}, t), c.opts.LoadTimeout)
 	defer cancel()
 	start := c.local.now()
@@ -160,13 +211,6 @@ func (c *core) perform(parent context.Context, t task, period time.Duration) (r 
 		}
 	})
 
-	var renewals <-chan time.Time
-	var renewed chan bool
-	if period > 0 {
-		ticker := time.NewTicker(period)
-		defer ticker.Stop()
-		renewals = ticker.C
-	}
 	var grace <-chan time.Time
 	ended := ctx.Done()
 	for {
@@ -175,17 +219,10 @@ func (c *core) perform(parent context.Context, t task, period time.Duration) (r 
 			r.ended = c.local.now()
 			r.took = time.Duration(r.ended - start)
 			return r
-		case <-renewals:
-			if renewed == nil { // the last one has been answered
-				renewed = make(chan bool, 1)
-				answer := renewed
-				c.flights.running.Go(func() { answer <- t.renew() })
-			}
-		case held := <-renewed:
-			renewed = nil
-			if !held {
-				renewals = nil
-			}
+		case <-leases.due:
+			leases.begin()
+		case held := <-leases.answer:
+			leases.end(held)
 		case <-ended:
 			ended = nil
 			if parent.Err() == nil {

@@ -256,6 +256,14 @@ func (r *Redis) hear(kind byte, text string) {
 	}
 }
 
+// permitted is told by the stream that this process has a permit.
+func (r *Redis) permitted(text, number string) {
+	if name, limit, ok := r.split(text); ok && name != "" {
+		number = strings.Clone(number) // which is a part of the message
+		r.each(name, func(c *core) { c.limits.granted(limit, number) })
+	}
+}
+
 // deaf is called when the stream is lost. Memory is kept, each entry for the rest of its LocalTTL: to drop all of it in
 // all processes in the moment in which Redis fails would be the stampede that a cache is there to prevent.
 func (r *Redis) deaf() {

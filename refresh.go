@@ -126,7 +126,7 @@ func (res *result) failed() bool { return res.abandoned || res.err != nil && !re
 // failed remembers that a load has failed, and returns the pause that ABORT is to be told.
 func (c *core) failed(f *flight, res *result) time.Duration {
 	switch {
-	case f.ctx.Err() != nil: // it was cancelled
+	case f.ctx.Err() != nil, res.unbegun: // it was cancelled
 		return 0
 	case isNotFound(res.err): // which is not to be remembered
 		c.local.drop(f.key)

@@ -116,10 +116,16 @@ func (s *shift) perform() {
 	for _, f := range s.flights {
 		period = cmp.Or(period, f.lease.period())
 	}
-	s.whole = returned{err: context.Cause(s.b.ctx), abandoned: true}
+	s.whole = returned{err: context.Cause(s.b.ctx), abandoned: true, unbegun: true}
 	if s.whole.err == nil { // somebody wants it still
-		c.stats.batchLoads.Add(1)
-		s.whole = c.perform(s.b.ctx, s, period)
+		leases := c.renewing(s, period)
+		defer leases.stop()
+		var room *limiter
+		if room, s.whole.err = c.limits.take(s.b.ctx, s.flights, leases); s.whole.err == nil {
+			defer room.leave()
+			c.stats.batchLoads.Add(1)
+			s.whole = c.perform(s.b.ctx, s, leases)
+		}
 	}
 	s.brought, _ = s.whole.value.([]brought)
 	if said := s.told.Load(); said != nil {

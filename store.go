@@ -36,7 +36,7 @@ type scriptStore struct {
 	r                                 *Redis
 	native                            nativeStore
 	acquireL, commitL, abortL, renewL verb
-	stampL, invalidateL               verb
+	stampL, invalidateL, permitsL     verb
 	inbox, everybody                  string // channels
 	loading                           singleflight.Group
 	forbidden                         atomic.Int64 // until when scripts are taken to be forbidden, on r.clock.local
@@ -61,16 +61,17 @@ func newScriptStore(r *Redis) *scriptStore {
 		r: r, native: nativeStore{r},
 		acquireL: load(acquireLua), commitL: load(commitLua), abortL: load(abortLua), renewL: load(renewLua),
 		stampL: load(barrierLua + stampLua), invalidateL: load(barrierLua + invalidateLua),
-		inbox: r.inboxChannel(""), everybody: r.everybodyChannel(),
+		permitsL: load(permitsLua),
+		inbox:    r.inboxChannel(""), everybody: r.everybodyChannel(),
 	}
 }
 
 // errForbidden means that scripts are not to be had here.
 var errForbidden = errors.New("cache: scripts forbidden")
 
-// run runs a script on the record under key. args begin with the owner, with which each reply ends.
+// run runs a script on what is under key. args begin with the owner, with which each reply ends.
 func (s *scriptStore) run(ctx context.Context, v verb, key string, args ...any) ([]any, error) {
-	return s.runBy(ctx, s.r.pipeline.do, v, key, args...)
+	return s.runBy(ctx, s.r.pipeline.do, v, []string{key}, args...)
 }
 
 // promise is run for what has to be done: it has Delete's budget, and does not ask the breaker.
@@ -80,13 +81,13 @@ func (s *scriptStore) promise(ctx context.Context, v verb, key string, args ...a
 			cmd := send.send(ctx, s.r.client)
 			return cmd, silence(cmd.Err())
 		})
-	}, v, key, args...)
+	}, v, []string{key}, args...)
 }
 
 func (s *scriptStore) runBy(
 	ctx context.Context,
 	do func(context.Context, sender) (redis.Cmder, error),
-	v verb, key string, args ...any,
+	v verb, keys []string, args ...any,
 ) ([]any, error) {
 	if until := s.forbidden.Load(); until != 0 && int64(s.r.clock.local(time.Now())) < until {
 		return nil, errForbidden
@@ -102,9 +103,9 @@ func (s *scriptStore) runBy(
 		cmd, err := do(ctx, sending(func(ctx context.Context, c commands) redis.Cmder {
 			sent = time.Now()
 			if full {
-				return v.script.Eval(ctx, c, []string{key}, args...)
+				return v.script.Eval(ctx, c, keys, args...)
 			}
-			return v.script.EvalSha(ctx, c, []string{key}, args...)
+			return v.script.EvalSha(ctx, c, keys, args...)
 		}))
 		if err != nil {
 			return nil, err

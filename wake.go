@@ -94,7 +94,7 @@ func (ws *waiters) lookAgain(key string) {
 // load must be stuck, by what loads of the key have taken; 0 if that is not known. Only one takes over: all that wait would
 // be the stampede on an origin that has become slow. And the next one waits for twice as long.
 func (c *core) patience(f *flight) time.Duration {
-	if known := f.known.Bound(); known > 0 {
+	if known := f.known.Bound(); known > 0 && c.opts.MaxLoads == 0 { // otherwise the load may wait for its turn
 		return max(stuck*known, 2*c.opts.Lease)
 	}
 	return 0

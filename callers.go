@@ -1,0 +1,60 @@
+package cache
+
+import "slices"
+
+// Who waits for a flight.
+
+func (f *flight) joinedLocked() {
+	if f.callers++; f.callers == 1 && f.batch != nil {
+		f.batch.wanted++
+	}
+	f.ticket.Load().joined(1)
+}
+
+// leave counts a caller out. The last one may end the flight, or the batch that it is of; nobody can join it from then on.
+func (fs *flights) leave(f *flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f.over.Load() {
+		return
+	}
+	f.ticket.Load().joined(-1)
+	if f.callers--; f.callers > 0 {
+		return
+	}
+	switch {
+	case f.batch != nil:
+		fs.unwantedLocked(f.batch)
+	case f.c.opts.CancelAbandoned:
+		fs.removeLocked(f)
+		f.cancelLocked(errAbandoned)
+	case f.ticket.Load().withdraw(errAbandoned): // it has not begun
+		fs.removeLocked(f)
+	}
+}
+
+// unwantedLocked counts a flight out that nobody waits for any more. The last one may end the batch.
+func (fs *flights) unwantedLocked(b *batch) {
+	if b.wanted--; b.wanted > 0 {
+		return
+	}
+	var queued []*ticket // which their flights lose when they are withdrawn
+	for _, f := range b.flights {
+		if t := f.ticket.Load(); t != nil && !slices.Contains(queued, t) {
+			queued = append(queued, t)
+		}
+		if b.c.opts.CancelAbandoned {
+			fs.removeLocked(f)
+		}
+	}
+	for _, t := range queued {
+		if t.withdraw(errAbandoned) {
+			for _, f := range t.flights {
+				fs.removeLocked(f)
+			}
+		}
+	}
+	if b.c.opts.CancelAbandoned {
+		b.cancel(errAbandoned)
+	}
+}
