@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -405,10 +406,10 @@ func TestPermitsAreKept(t *testing.T) {
 		p := start(t, w, "A", Options{MaxLoads: 10}, nil)
 		defer p.stop()
 		origin := &narrow{took: 10 * time.Millisecond}
-		commands := 0
+		var commands atomic.Int32
 		w.Hold(func(m *lab.Message) bool {
 			if m.Kind == lab.Request && verbOf(m) == "PERMITS" {
-				commands++
+				commands.Add(1)
 			}
 			return false
 		})
@@ -416,12 +417,12 @@ func TestPermitsAreKept(t *testing.T) {
 			p.get(background, strconv.Itoa(i), origin.load)
 			p.calls.Wait()
 		}
-		if commands > 3 { // one takes, and one renews at each third of a lease
-			t.Errorf("%d commands", commands)
+		before := commands.Load()
+		if before > 3 { // one takes, and one renews at each third of a lease
+			t.Errorf("%d commands", before)
 		}
-		before := commands
-		if time.Sleep(10 * time.Second); commands > before+2 {
-			t.Errorf("%d commands more", commands-before)
+		if time.Sleep(10 * time.Second); commands.Load() > before+2 {
+			t.Errorf("%d commands more", commands.Load()-before)
 		}
 	})
 }

@@ -93,7 +93,7 @@ func (f *fleet) run(ctx context.Context, addr string) (m measured, err error) {
 	}
 	spec, err := json.Marshal(job{
 		Mode: f.mode, Redis: addr, Prefix: f.prefix, Origin: f.origin.addr(), Callers: f.cfg.Callers, Keys: f.cfg.Keys,
-		Timeout: f.cfg.timeout, Lease: f.cfg.lease,
+		Timeout: f.cfg.timeout, Lease: f.cfg.lease, MaxLoads: f.cfg.MaxLoads,
 	})
 	if err != nil {
 		return m, err

@@ -26,6 +26,7 @@ type config struct {
 	Callers   int
 	Keys      int
 	Load      time.Duration
+	MaxLoads  int
 	Kill      bool
 	JSON      bool
 
@@ -80,6 +81,7 @@ func parse(args []string, usage io.Writer) (config, error) {
 	fs.IntVar(&c.Callers, "callers", 200, "callers in each process, 1 to 10000")
 	fs.IntVar(&c.Keys, "keys", 1, "cold keys, 1 to 10000; caller i asks for key i modulo keys")
 	fs.DurationVar(&c.Load, "load", 300*time.Millisecond, "what a load takes at the origin, 1ms to 20s")
+	fs.IntVar(&c.MaxLoads, "max-loads", 0, "loads at a time that this package allows all processes together (default: no bound)")
 	fs.BoolVar(&c.Kill, "kill", false, "kill the process that holds the lease in mid-load, and show the recovery")
 	fs.BoolVar(&c.JSON, "json", false, "print one JSON object instead of the table")
 	if err := fs.Parse(args); err != nil {
@@ -102,6 +104,7 @@ func parse(args []string, usage io.Writer) (config, error) {
 	between("processes", c.Processes, 1, 64)
 	between("callers", c.Callers, 1, 10000)
 	between("keys", c.Keys, 1, 10000)
+	between("max-loads", c.MaxLoads, 0, 100000)
 	if c.Load < time.Millisecond || c.Load > 20*time.Second {
 		errs = append(errs, fmt.Errorf("-load is %v: want 1ms to 20s", c.Load))
 	}

@@ -120,6 +120,29 @@ func TestFleetOnRealServer(t *testing.T) {
 	}
 }
 
+// Ten processes with a hundred cold keys, of which three may be loaded at a time.
+func TestMaxLoadsOnRealServer(t *testing.T) {
+	s := realredis.Start(t)
+	cfg := config{
+		Redis: s.Addr, Processes: 10, Callers: 100, Keys: 100, MaxLoads: 3, Load: 100 * time.Millisecond,
+		timeout: time.Minute, lease: time.Minute,
+	}
+	rep, err := run(t.Context(), cfg, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range rep.Modes {
+		if t.Logf("%+v", m); m.Mode != "cache" {
+			continue
+		}
+		if m.Loads != 100 || m.PeakLoads != 3 || m.Errors != 0 {
+			t.Errorf("%+v", m)
+		}
+		best := 34 * cfg.Load
+		t.Logf("%.2f times what 34 loads after each other take", m.MaxMS/milliseconds(best))
+	}
+}
+
 // Interrupted, it ends its processes and says so.
 func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -27,14 +27,15 @@ const workerVariable = "STAMPEDE_WORKER"
 
 // job is what one process of the fleet does in one mode.
 type job struct {
-	Mode    string
-	Redis   string
-	Prefix  string
-	Origin  string
-	Callers int
-	Keys    int
-	Timeout time.Duration
-	Lease   time.Duration
+	Mode     string
+	Redis    string
+	Prefix   string
+	Origin   string
+	Callers  int
+	Keys     int
+	MaxLoads int
+	Timeout  time.Duration
+	Lease    time.Duration
 }
 
 // outcome is what it found.
@@ -159,7 +160,7 @@ func (j *job) connect() (get getter, commands *resp.Counter, closeAll func(), er
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	c, err := cache.New[string]("demo", cache.Options{Redis: rds, TTL: ttl, Lease: j.Lease})
+	c, err := cache.New[string]("demo", cache.Options{Redis: rds, TTL: ttl, Lease: j.Lease, MaxLoads: j.MaxLoads})
 	if err != nil {
 		return nil, nil, nil, err
 	}
