@@ -28,6 +28,7 @@ var spaces = []space{
 	{name: "abandoned", at: explore.Some, processes: 1, callers: 2, abandoned: true, faults: 1, kinds: "cancel"},
 	{name: "batches", at: explore.Some, processes: 2, batches: 2, callers: 1},
 	{name: "batch and single key", at: explore.Some, processes: 2, batches: 1, callers: 1},
+	{name: "permits", at: explore.Some, processes: 2, callers: 1, limit: 1, used: 2},
 	{name: "real: cold", at: explore.Some, real: true, processes: 3, callers: 1},
 	{name: "real: a fault", at: explore.Some, real: true, processes: 2, callers: 1, faults: 1, kinds: "repeat late evict crash"},
 
@@ -75,6 +76,9 @@ var spaces = []space{
 	{name: "clear, each fault", at: explore.Complete, processes: 1, callers: 1, local: true, tags: true, clear: true, writes: 1, writer: "A", faults: 1, kinds: "fail late barriers stream"},
 	{name: "deletion of what all remember", at: explore.Complete, processes: 3, callers: 1, local: true, warm: true, writes: 1, writer: "A"},
 	{name: "deletion and memories of two processes", at: explore.Complete, processes: 2, callers: 1, local: true, writes: 1, writer: "A"},
+	{name: "permits, each fault", at: explore.Complete, processes: 2, callers: 1, limit: 1, used: 2, faults: 1, kinds: "fail late evict drop twice stream crash close cancel error panic"},
+	{name: "permits, three processes", at: explore.Complete, processes: 3, callers: 1, limit: 2, used: 3},
+	{name: "real: permits", at: explore.Complete, real: true, processes: 2, callers: 1, limit: 1, used: 2},
 	{name: "real: tags", at: explore.Complete, real: true, processes: 1, callers: 1, local: true, tags: true, writes: 1, writer: "W"},
 	{name: "real: three processes, a fault", at: explore.Complete, real: true, processes: 3, callers: 1, faults: 1, kinds: "late crash"},
 	{name: "real: callers", at: explore.Complete, real: true, processes: 2, callers: 2, local: true},

@@ -194,10 +194,13 @@ func (n *memNetwork) publish(channel, message string) {
 		if message[0] == eventful {
 			what = "hears of the deletion"
 		}
+		if message[0] == permit {
+			what = "has a permit"
+		}
 		n.push(p, what, true, func() {
 			if message[0] == eventful {
 				p.knows(known, about)
-			} else if key, rec, ok := cutText(message[17:]); ok {
+			} else if key, rec, ok := cutText(message[17:]); ok && message[0] != permit {
 				n.tr.serves(p, keyIn(key), []byte(rec))
 			}
 			p.rds.stream.handle(message)
@@ -269,6 +272,9 @@ func (n *memNetwork) state() string {
 	}
 	if n.server.tags != nil {
 		text += fmt.Sprint(" barriers ", *n.server.tags)
+	}
+	for _, of := range n.server.permit {
+		text += n.tr.permits(of.taken, of.queue, of.processes)
 	}
 	for _, e := range n.past {
 		text += " before " + n.server.describe(e.raw)

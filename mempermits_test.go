@@ -98,6 +98,25 @@ func (s *memServer) permits(a permitArgs) permitted {
 	return got
 }
 
+// permits describes what a server has of them: taken, waited for, and processes.
+func (tr *trial) permits(of ...map[string]int64) (text string) {
+	for _, m := range of {
+		var all []string
+		for id, score := range m {
+			name := "?"
+			for _, p := range tr.players {
+				if p.rds.process == id[:16] {
+					name = p.name
+				}
+			}
+			all = append(all, fmt.Sprint(score, " ", name, id[32:]))
+		}
+		slices.Sort(all)
+		text += fmt.Sprint(" permits ", all)
+	}
+	return text
+}
+
 func (m *memStore) permits(ctx context.Context, a permitArgs) (permitted, error) {
 	about := fmt.Sprintf("permits back %d held %d wanted %d", len(a.back), len(a.held), len(a.wanted))
 	return ask(ctx, m, about, func() (permitted, string) {

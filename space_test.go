@@ -30,6 +30,7 @@ type space struct {
 	writer    string // the process that does them, "W": one that does nothing else
 	refreshes int    // processes that refresh the value
 	abandoned bool   // Options.CancelAbandoned
+	limit     int    // Options.MaxLoads, and each process asks for a key of its own
 	faults    int
 	kinds     string // of faults, with blanks between them
 	real      bool   // go-redis and the scripts
@@ -151,6 +152,9 @@ func (tr *trial) setUp() {
 	tr.net.ready()
 	if tr.programs == nil {
 		tr.namings = namings(tr.processes, func(i int) string {
+			if tr.limit > 0 {
+				return fmt.Sprint(i)
+			}
 			return fmt.Sprint(i < tr.refreshes, i == writer, i < tr.batches, i < tr.batches && i%2 == 1)
 		})
 	}
@@ -182,6 +186,9 @@ func (tr *trial) setUp() {
 // asks is what a call of p is for.
 func (sp *space) asks(p *player) op {
 	o := op{"get", sp.keys()[:max(1, sp.used)]}
+	if sp.limit > 0 {
+		o.keys = sp.keys()[p.index : p.index+1]
+	}
 	if p.index < sp.batches {
 		if o.keys = []int{0, 1}; p.index%2 == 1 {
 			o.keys = []int{1, 0}
@@ -223,7 +230,7 @@ func (tr *trial) newPlayer(name string) *player {
 	tr.net.start(tr, p)
 	o := Options{
 		Redis: p.rds, TTL: tr.ttl(), LocalTTL: -1, Lease: trialLease, LoadTimeout: trialTimeout,
-		CancelAbandoned: tr.abandoned, Tags: tr.tags,
+		CancelAbandoned: tr.abandoned, Tags: tr.tags, MaxLoads: tr.limit,
 	}
 	switch {
 	case tr.ifError:

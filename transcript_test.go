@@ -90,6 +90,9 @@ func (tr *transcript) text(m *lab.Message) string {
 	case "ACQUIRE", "COMMIT", "ABORT", "RENEW":
 		key = m.Args[3]
 	case "STAMP":
+	case "PERMITS":
+		a := m.Args[len(m.Args)-4:]
+		key = fmt.Sprintf("back %d, held %d, wanted %d", len(a[0])/permitDigits, len(a[1])/permitDigits, len(a[2])/permitDigits)
 	case "INVALIDATE":
 		key = strings.Join(m.Args[6:], " ")
 	case "HMGET":
@@ -136,6 +139,8 @@ func (tr *transcript) reply(verb string, words []string) string {
 		return words[0]
 	case "STAMP", "INVALIDATE":
 		return tr.when(words[2])
+	case "PERMITS":
+		return fmt.Sprintf("has %d, %s processes, %s wait", len(words[5])/permitDigits, words[2], words[3])
 	case "BARRIERS":
 		var times []string
 		for _, w := range words[1:] {
@@ -194,6 +199,8 @@ func (tr *transcript) push(m string) string {
 		return fmt.Sprintf("%s: %s has given up", key, tr.owner(m[1:17]))
 	case deleted:
 		return key + ": deleted"
+	case permit:
+		return "has a permit"
 	}
 	return strconv.Quote(m)
 }

@@ -384,6 +384,9 @@ func (tr *trial) steps() (all []option, gates []*parked, only *player) {
 	if len(gates) > 0 && !slices.ContainsFunc(gates, func(g *parked) bool { return !held(g) }) && tr.next == "" {
 		all = append(all, option{what: "time passes", do: tr.wait})
 	}
+	if len(gates) == 0 && tr.limit > 0 && !tr.finished() { // who waits for a permit may have to, without any fault
+		all = append(all, option{what: "time passes", do: tr.wait})
+	}
 	return all, gates, nil
 }
 
@@ -402,7 +405,7 @@ func (tr *trial) passes(gates []*parked) (all []option) {
 // Verification of Concurrent Systems", 1996). That is so if it sends nothing to the server, nobody will wake it, and no
 // deletion and no fault of another can reach it any more.
 func (tr *trial) alone(gates []*parked) (chosen *player) {
-	if tr.random != nil || tr.next != "" || tr.writing > 0 || tr.left > 0 && (tr.has("restart", "") || tr.has("failover", "")) {
+	if tr.limit > 0 || tr.random != nil || tr.next != "" || tr.writing > 0 || tr.left > 0 && (tr.has("restart", "") || tr.has("failover", "")) {
 		return nil
 	}
 	for _, p := range tr.players {

@@ -305,6 +305,14 @@ func (n *wireNetwork) state() string {
 			text += " " + f + " " + n.w.Redis.HGet("cache:user", f)
 		}
 	}
+	for _, what := range []string{"permits", "queue", "processes"} {
+		scores, _ := n.w.Redis.SortedSet("{cache:user:}:" + what)
+		whole := make(map[string]int64, len(scores))
+		for id, score := range scores {
+			whole[id] = int64(score)
+		}
+		text += n.tr.permits(whole)
+	}
 	return text
 }
 
