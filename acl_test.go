@@ -63,7 +63,7 @@ func TestSmallestACL(t *testing.T) {
 			}
 			return refused
 		}
-		caches := onServer(t, Options{LocalTTL: -1}, false, client(), client())
+		caches := onServer(t, Options{LocalTTL: -1, MaxLoads: 8}, false, client(), client())
 		eventually(t, "subscriptions, or none", func() bool {
 			return log() != "" || caches[0].core.redis.stream.wakes() && caches[1].core.redis.stream.wakes()
 		})

@@ -426,3 +426,33 @@ func TestPermitsAreKept(t *testing.T) {
 		}
 	})
 }
+
+// A server that refuses keeps nobody waiting, and leases are by scripts still.
+func TestPermitsRefused(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		ps := fleet(t, w, Options{MaxLoads: 2}, "A", "B")
+		defer stopAll(ps)
+		refusing(w, "ERR The user executing the script can't run this command or subcommand script: 0, on @user_script:1.", "PERMITS")
+		origin := &narrow{took: time.Second}
+		var answers []*answer
+		for name, p := range ps {
+			for i := range 4 {
+				answers = append(answers, p.get(background, name+strconv.Itoa(i), origin.load))
+			}
+		}
+		for _, p := range ps {
+			p.calls.Wait()
+		}
+		for _, a := range answers {
+			if a.err != nil || a.took > 2*time.Second {
+				t.Errorf("%v after %v", a.err, a.took)
+			}
+		}
+		if origin.most != 4 { // they do not know of each other
+			t.Errorf("%d at a time", origin.most)
+		}
+		if ps["A"].rds.store.(*scriptStore).forbidden.Load() != 0 {
+			t.Error("scripts are taken to be forbidden")
+		}
+	})
+}

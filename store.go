@@ -114,7 +114,9 @@ func (s *scriptStore) runBy(
 		switch {
 		case err == nil:
 		case forbids(err):
-			s.forbidden.Store(int64(s.r.clock.local(time.Now()) + askAgain))
+			if v.script != s.permitsL.script { // which needs commands that the others do not need
+				s.forbidden.Store(int64(s.r.clock.local(time.Now()) + askAgain))
+			}
 			return nil, errForbidden
 		case redis.HasErrorPrefix(err, "NOSCRIPT") && !full:
 			full = !together || loads < 0 || !s.load(m, v, loads)
