@@ -35,7 +35,7 @@ var mutants = []mutant{
 	{"who waits waits for ever", "wake.go", "	return left, known && left > 0 && left <= h.Lease.Duration", "	return h.Lease.Duration, known || left > 0", "cold, a fault"},
 	{"who waits is not registered", "lock.go", "	w := c.redis.waiters.register(f.full)", "	w := c.redis.waiters.register(\"\")", "cold"},
 	{"who gives up waiting takes nothing over", "wake.go", "		if !held {\n", "		if !held && time.Now().After(w.patience) {\n", "cold, a fault"},
-	{"a lease is not renewed", "perform.go", "			if renewed == nil { // the last one", "			if renewals == nil { // the last one", "three processes, each fault"},
+	{"a lease is not renewed", "perform.go", "	if r.answer == nil {\n", "	if r.t == nil {\n", "three processes, each fault"},
 
 	// Flights and memory.
 	{"memory is filled without a look at the epoch", "local.go", "	return l.epoch(key).same(since) && (old", "	return since.era < 1<<30 && (old", "deletion during reads into memory"},
@@ -45,7 +45,7 @@ var mutants = []mutant{
 	{"a load alone is for everybody", "perform.go", "	f.loaded = result{asOf: began, began: began}", "	f.loaded = result{asOf: began << 40, began: began}", "deletion by another, a fault"},
 	{"cancellation is ignored", "tiers.go", "			case <-ctx.Done():\n				select { // a result", "			case <-(chan struct{})(nil):\n				select { // a result", "cold, a fault"},
 	{"Close leaves callers waiting", "loader.go", "	if f.landed != nil && !f.over.Load() {", "	if false {", "cold, a fault"},
-	{"a dying flight is joined", "loader.go", "		fs.removeLocked(f)\n		f.cancelLocked(errAbandoned)", "		f.cancelLocked(errAbandoned)", "abandoned"},
+	{"a dying flight is joined", "callers.go", "		fs.removeLocked(f)\n		f.cancelLocked(errAbandoned)", "		f.cancelLocked(errAbandoned)", "abandoned"},
 	{"an abandoned load goes on", "callers.go", "		fs.removeLocked(f)\n		f.cancelLocked(errAbandoned)", "		fs.removeLocked(f)", "abandoned twice"},
 	{"who leads a flight cannot leave", "read.go", "	case <-ctx.Done():\n	case <-c.closing:\n	}\n	select { // an answer", "	case <-c.closing:\n	}\n	select { // an answer", ""},
 	{"a forgotten flight takes the name of another", "loader.go", "	if f.current {\n		fs.group", "	if true {\n		fs.group", ""},
