@@ -4,11 +4,16 @@ import "slices"
 
 // Who waits for a flight.
 
-func (f *flight) joinedLocked() {
+func (f *flight) joinedLocked(by task) {
 	if f.callers++; f.callers == 1 && f.batch != nil {
 		f.batch.wanted++
 	}
-	f.ticket.Load().joined(1)
+	t := f.ticket.Load()
+	t.joined(1)
+	if by != nil && f.c.limits.inside(by) {
+		f.lent = true
+		t.lends()
+	}
 }
 
 // leave counts a caller out. The last one may end the flight, or the batch that it is of; nobody can join it from then on.

@@ -107,6 +107,7 @@ type flight struct {
 	over    atomic.Bool            // res is there
 	there   bool                   // memory had something when it began
 	current bool                   // calls may join it; guarded by flights.mu
+	lent    bool                   // a load waits for it, see limits.inside; guarded by flights.mu
 	entered bool                   // it has one of its key's slots for loads; guarded by flights.mu
 	ticket  atomic.Pointer[ticket] // while it waits for others to end
 	res     *result
@@ -144,8 +145,9 @@ func newFlights() *flights {
 	return fs
 }
 
-// join returns the current flight with that ID, or begins the one that first makes: then the caller leads it.
-func (fs *flights) join(id flightID, first func() *flight) (f *flight, leads bool, err error) {
+// join returns the current flight with that ID, or begins the one that first makes: then the caller leads it. by is whose
+// loader calls, or nil.
+func (fs *flights) join(id flightID, by task, first func() *flight) (f *flight, leads bool, err error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.closed {
@@ -155,7 +157,7 @@ func (fs *flights) join(id flightID, first func() *flight) (f *flight, leads boo
 		f, leads = first(), true
 		fs.addLocked(f)
 	}
-	f.joinedLocked()
+	f.joinedLocked(by)
 	return f, leads, nil
 }
 
@@ -194,7 +196,7 @@ func (fs *flights) joinAll(keys []string, k kind, b *batch, all []*flight) ([]*f
 		}
 		if f.joiner != b { // the key is not there twice
 			f.joiner = b
-			f.joinedLocked()
+			f.joinedLocked(b.parent)
 			all = append(all, f)
 		}
 	}

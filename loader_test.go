@@ -343,7 +343,7 @@ func TestForget(t *testing.T) {
 	fs := newFlights()
 	end := make(chan struct{})
 	join := func() *flight {
-		f, leads, err := fs.join(flightID{key: "k"}, func() *flight { return newTestFlight("k") })
+		f, leads, err := fs.join(flightID{key: "k"}, nil, func() *flight { return newTestFlight("k") })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -429,7 +429,7 @@ func newTestFlight(key string) *flight {
 func TestFlightPanics(t *testing.T) {
 	fs := newFlights()
 	for range 2 {
-		f, _, err := fs.join(flightID{key: "k"}, func() *flight { return newTestFlight("k") })
+		f, _, err := fs.join(flightID{key: "k"}, nil, func() *flight { return newTestFlight("k") })
 		if err != nil {
 			t.Fatal(err)
 		}

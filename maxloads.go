@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -28,6 +29,8 @@ type limits struct {
 	m         map[string]*limiter // by what Options.LimitBy says; guarded by mu
 	number    uint64              // of the last permit that was wanted; guarded by mu
 	processes int                 // that have or want some, by the last answer; at least 1; guarded by mu
+	closed    bool                // guarded by mu
+	asks      sync.WaitGroup      // Redis; Add under mu while not closed, or by close
 }
 
 // limiter lets loads run while there are permits. What is in it is guarded by limits.mu.
@@ -63,6 +66,7 @@ type ticket struct {
 	place   int    // in the queue; -1: it is not there
 	begins  chan struct{}
 	err     error // it does not begin; set before begins is closed
+	lent    bool  // it begins under another load's permit; set before begins is closed
 }
 
 // tickets are a heap: first those that most callers wait for or, with Options.FairLoads, those that came first; last those
@@ -119,6 +123,7 @@ func newLimits(c *core) *limits {
 	var id [8]byte
 	_, _ = cryptorand.Read(id[:]) // never fails
 	ls := &limits{c: c, m: make(map[string]*limiter), who: hex.EncodeToString(id[:]), processes: 1}
+	ls.number = rand.Uint64N(1e15) // a message names only the number, and may be for another cache of this name
 	if c.redis != nil {
 		ls.who = c.redis.process + ls.who
 	}
@@ -135,7 +140,7 @@ func (ls *limits) by(key string) (name string) {
 	if ls.c.opts.LimitBy != nil {
 		name = ls.c.opts.LimitBy(key)
 	}
-	return name
+	return name[:min(len(name), 1000)]
 }
 
 // parts are flights by what limits their loads, each in their order.
@@ -172,6 +177,9 @@ func (ls *limits) take(ctx context.Context, flights []*flight, leases *renewals)
 	for {
 		select {
 		case <-t.begins:
+			if t.lent {
+				return nil, nil
+			}
 			return t.l, t.err
 		case <-leases.due:
 			leases.begin()
@@ -210,6 +218,11 @@ func (ls *limits) queues(name string, flights []*flight) *ticket {
 		wanted = wanted || f.callers > 0 || f.kind == unasked
 	}
 	heap.Push(&l.queue, t)
+	for _, f := range flights {
+		if f.lent {
+			t.lendLocked()
+		}
+	}
 	if l.moveLocked(); t.place < 0 {
 		return t
 	}
@@ -223,6 +236,36 @@ func (ls *limits) queues(name string, flights []*flight) *ticket {
 		}
 	}
 	return t
+}
+
+// inside reports whether a call by the loader of t, or nil, is made by a loader of this cache, at whatever depth. That lends its
+// permit to what it waits for: otherwise loaders could wait for each other.
+func (ls *limits) inside(t task) bool {
+	for ; t != nil; t = t.caller() {
+		if t.owner() == ls.c {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *ticket) lendLocked() {
+	if t.place >= 0 {
+		heap.Remove(&t.l.queue, t.place)
+		t.lent = true
+		close(t.begins)
+	}
+}
+
+// lends has a load begin that waits; t may be nil.
+func (t *ticket) lends() {
+	if t == nil {
+		return
+	}
+	t.l.mu.Lock()
+	defer t.l.mu.Unlock()
+	t.lendLocked()
+	t.l.moveLocked()
 }
 
 // joined counts a caller more, or one less, that waits for a load that waits. t may be nil.
@@ -283,7 +326,7 @@ func (ls *limits) granted(name, number string) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	l := ls.m[name]
-	if l == nil { // it ends by itself
+	if l == nil || ls.closed { // it ends by itself
 		return
 	}
 	if i := slices.Index(l.wanted, number); i >= 0 {
@@ -332,12 +375,14 @@ func (l *limiter) admitLocked() {
 	l.peak = max(l.peak, l.running)
 }
 
-// close gives all permits back.
+// close gives all permits back, when no loads are left.
 func (ls *limits) close() {
 	ls.mu.Lock()
-	defer ls.mu.Unlock()
+	ls.closed = true
 	for _, l := range ls.m {
 		l.giveLocked(0)
 		l.moveLocked()
 	}
+	ls.mu.Unlock()
+	ls.asks.Wait()
 }

@@ -80,8 +80,8 @@ type Options struct {
 	// for go first, refreshes last. A process needs no command for its share of them, MaxLoads through the number of processes
 	// that load; beyond that it takes permits from Redis, which end with Lease unless they are renewed. While Redis does not
 	// answer, or forbids scripts, each process takes its share by the last known number of processes, but at least one. A
-	// loader that LoadTimeout has left to itself is not counted any more. All processes must use the same. At most 100,000.
-	// Default: no bound.
+	// loader that LoadTimeout has left to itself is not counted any more, nor are the loads that a loader of this cache waits for
+	// itself. All processes must use the same. At most 10,000. Default: no bound.
 	MaxLoads int
 
 	// FairLoads lets loads begin in the order in which they came.
@@ -92,8 +92,8 @@ type Options struct {
 	StrictLoads bool
 
 	// LimitBy gives each load a limit, of which there may be one for each host that is asked, or each tenant: MaxLoads is
-	// for each of them. It is called often and at the same time, and returns at most 1,000 bytes. A batch is loaded in parts, one
-	// for each limit. If it panics, the limit is "". Default: one limit.
+	// for each of them. It is called often and at the same time; the first 1,000 bytes of what it returns count. A batch is
+	// loaded in parts, one for each limit. If it panics, the limit is "". Default: one limit.
 	LimitBy func(key string) string
 
 	// CancelAbandoned cancels a load when its last caller has left. By default a load goes on, for a load that
@@ -168,7 +168,7 @@ func (o Options) withDefaults() (Options, error) {
 	check(o.LoadTimeout >= 0 && o.LoadTimeout <= maxTTL, "LoadTimeout", o.LoadTimeout, "a positive duration")
 	check(o.Lease == 0 || o.Lease >= time.Millisecond && o.Lease <= time.Hour, "Lease", o.Lease, "1ms to 1h")
 	check(o.MaxBatchKeys >= 0 && o.MaxBatchKeys <= 10_000, "MaxBatchKeys", o.MaxBatchKeys, "1 to 10000")
-	check(o.MaxLoads >= 0 && o.MaxLoads <= 100_000, "MaxLoads", o.MaxLoads, "1 to 100000")
+	check(o.MaxLoads >= 0 && o.MaxLoads <= 10_000, "MaxLoads", o.MaxLoads, "1 to 10000")
 	check(o.MaxLoads > 0 || !o.FairLoads, "FairLoads", o.FairLoads, "MaxLoads with it")
 	check(o.MaxLoads > 0 || !o.StrictLoads, "StrictLoads", o.StrictLoads, "MaxLoads with it")
 	check(o.MaxLoads > 0 || o.LimitBy == nil, "LimitBy", "set", "MaxLoads with it")

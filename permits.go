@@ -24,7 +24,7 @@ func (l *limiter) lackLocked() int {
 // restLocked sees to it that Redis is asked again: when what is held is to be renewed, or is not needed any more, or when
 // a permit ends that others hold, which may be gone. A limiter that has nothing to do is forgotten.
 func (l *limiter) restLocked() {
-	if l.running+l.queue.Len()+len(l.held)+len(l.wanted)+len(l.back) == 0 {
+	if l.running+l.queue.Len()+len(l.held)+len(l.wanted)+len(l.back) == 0 || l.closed {
 		l.stopLocked()
 		delete(l.m, l.name)
 		return
@@ -83,8 +83,10 @@ func (l *limiter) askLocked() {
 		return
 	}
 	l.asking = true
+	l.asks.Add(1)
 	go func() {
 		defer l.c.redis.work.Done()
+		defer l.asks.Done()
 		for l.ask() {
 		}
 	}()
@@ -144,16 +146,23 @@ func (l *limiter) answeredLocked(a permitArgs, got permitted) {
 	l.cut, l.ends, l.others = false, got.ends, got.waiting > 0
 	l.processes = max(got.processes, 1)
 	l.share = l.c.opts.MaxLoads / l.processes
-	l.back = slices.DeleteFunc(l.back, func(number string) bool { return slices.Contains(a.back, number) })
-	l.held = slices.DeleteFunc(l.held, func(number string) bool { // lost
-		return slices.Contains(a.held, number) && !slices.Contains(got.mine, number)
-	})
-	l.wanted = slices.DeleteFunc(l.wanted, func(number string) bool {
-		has := slices.Contains(got.mine, number)
-		if has {
-			l.held = append(l.held, number)
+	was := make(map[string]byte)
+	for what, numbers := range map[byte][]string{'b': a.back, 'h': a.held} {
+		for _, number := range numbers {
+			was[number] = what
 		}
-		return has
+	}
+	for _, number := range got.mine {
+		was[number] = 'm'
+	}
+	l.back = slices.DeleteFunc(l.back, func(number string) bool { return was[number] == 'b' })
+	l.held = slices.DeleteFunc(l.held, func(number string) bool { return was[number] == 'h' }) // it is lost
+	l.wanted = slices.DeleteFunc(l.wanted, func(number string) bool {
+		if was[number] != 'm' {
+			return false
+		}
+		l.held = append(l.held, number)
+		return true
 	})
 }
 

@@ -23,7 +23,7 @@ func TestRememberedWhenTagIsDeleted(t *testing.T) {
 			t.Fatal(err)
 		}
 		gate := make(chan struct{})
-		f, _, err := c.core.flights.join(flightID{key: "k"}, func() *flight {
+		f, _, err := c.core.flights.join(flightID{key: "k"}, nil, func() *flight {
 			f := &flight{order: &order{c: c.core}, flightID: flightID{key: "k"}, landed: make(chan struct{})}
 			f.ctx, f.cancel = context.WithCancelCause(background)
 			return f

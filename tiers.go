@@ -30,7 +30,7 @@ func (c *core) fly(ctx context.Context, key string, co callOptions, loader anyLo
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		f, leads, err := c.flights.join(id, func() *flight { return c.newFlight(ctx, id, co, loader) })
+		f, leads, err := c.flights.join(id, taskFrom(ctx), func() *flight { return c.newFlight(ctx, id, co, loader) })
 		if err != nil {
 			return nil, err
 		}

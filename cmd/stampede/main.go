@@ -104,7 +104,7 @@ func parse(args []string, usage io.Writer) (config, error) {
 	between("processes", c.Processes, 1, 64)
 	between("callers", c.Callers, 1, 10000)
 	between("keys", c.Keys, 1, 10000)
-	between("max-loads", c.MaxLoads, 0, 100000)
+	between("max-loads", c.MaxLoads, 0, 10000)
 	if c.Load < time.Millisecond || c.Load > 20*time.Second {
 		errs = append(errs, fmt.Errorf("-load is %v: want 1ms to 20s", c.Load))
 	}
