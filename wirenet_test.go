@@ -311,7 +311,9 @@ func (n *wireNetwork) state() string {
 		for id, score := range scores {
 			whole[id] = int64(score)
 		}
-		text += n.tr.permits(whole)
+		if len(whole) > 0 {
+			text += n.tr.permits(whole)
+		}
 	}
 	return text
 }
