@@ -246,7 +246,7 @@ func (tr *trial) newPlayer(name string) *player {
 		panic(err)
 	}
 	p.cache, c.core.soon = c, atOnce
-	c.core.limits.number = 0 // which is random, and in what the server has
+	c.core.limits.number = 0                       // which is random, and in what the server has
 	if weigh := c.core.local.weigh; weigh != nil { // called just before an entry is stored
 		c.core.local.weigh = func(key string, encoded int) uint32 {
 			tr.park(context.Background(), p, "fill", "remembers")
