@@ -4,11 +4,14 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/maypok86/otter/v2"
 
 	"github.com/bellwether-go/cache/internal/lab"
 )
@@ -209,4 +212,92 @@ func hitUncounted(c *Cache[int], key string) (int, error) {
 		return s.value, nil
 	}
 	panic("a miss")
+}
+
+func TestWritesToMemoryOneAtATime(t *testing.T) {
+	var m *memory[int]
+	seen := 0
+	look := func() {
+		seen++
+		if m.mu.TryLock() {
+			m.mu.Unlock()
+			t.Error("another write could have begun")
+		}
+	}
+	m = &memory[int]{entries: otter.Must(&otter.Options[string, slot[int]]{
+		MaximumWeight:    100,
+		Weigher:          func(string, slot[int]) uint32 { look(); return 1 },
+		OnAtomicDeletion: func(otter.DeletionEvent[string, slot[int]]) { look() },
+	})}
+	l := newLocal(&Options{}, m)
+	for _, write := range []func(){
+		func() { m.put("k", glance{localEntry: &localEntry{}}, 1, l, l.epoch("k")) },
+		func() { m.change("k", func(glance) int64 { return 1 }) },
+		func() { m.remove("k") },
+		func() { m.put("k", glance{localEntry: &localEntry{}}, 1, l, l.epoch("k")) },
+		m.removeAll,
+	} {
+		seen = 0
+		if write(); seen == 0 {
+			t.Error("no write")
+		}
+	}
+}
+
+// How long 500 first writes at once take while there is garbage to collect: to otter, and to a memory.
+//
+//	go test -run - -bench FirstWrites -benchtime 1x .
+func BenchmarkFirstWrites(b *testing.B) {
+	const writers, rounds = 500, 1000
+	names := manyKeys(writers, "k")
+	once := func(put func(key string)) time.Duration {
+		var all sync.WaitGroup
+		begin := make(chan struct{})
+		for _, key := range names {
+			all.Go(func() { <-begin; put(key) })
+		}
+		began := time.Now()
+		close(begin)
+		all.Wait()
+		return time.Since(began)
+	}
+	ways := []func() time.Duration{
+		func() time.Duration {
+			m := otter.Must(&otter.Options[string, slot[int]]{MaximumSize: 10_000})
+			return once(func(key string) { m.Set(key, slot[int]{}) })
+		},
+		func() time.Duration {
+			m := newMemory[int](&Options{LocalEntries: 10_000})
+			l := newLocal(&Options{}, m)
+			return once(func(key string) { m.put(key, glance{localEntry: &localEntry{}}, 1, l, l.epoch(key)) })
+		},
+	}
+	stop := make(chan struct{})
+	defer close(stop)
+	for range runtime.GOMAXPROCS(0) {
+		go func() {
+			var garbage [1000][]byte
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					garbage[i%len(garbage)] = make([]byte, 1000)
+				}
+			}
+		}()
+	}
+	for b.Loop() {
+		took := make([][]time.Duration, len(ways))
+		for range rounds {
+			for i, way := range ways {
+				took[i] = append(took[i], way())
+			}
+		}
+		for i, name := range []string{"otter", "memory"} {
+			slices.Sort(took[i])
+			b.ReportMetric(float64(took[i][rounds/2].Microseconds()), "µs/"+name+"-median")
+			b.ReportMetric(float64(took[i][rounds-1].Microseconds()), "µs/"+name+"-longest")
+		}
+	}
 }
