@@ -18,6 +18,10 @@ var (
 	// Options.MaxWaiting, and with Options.StrictLoads while Redis does not answer.
 	ErrOverloaded = errors.New("cache: overloaded")
 
+	// ErrLeaseLost is returned by Load.Extend where another process may be loading the same key. No call of a Cache returns
+	// it, unless its loader does.
+	ErrLeaseLost = errors.New("cache: lease lost")
+
 	// ErrClosed is returned by the methods of a Cache after its Close.
 	ErrClosed = errors.New("cache: closed")
 )

@@ -308,7 +308,7 @@ func refreshNow(c *core, f *flight, id record.Owner) *result {
 	args := acquireArgs{
 		key: f.full, owner: newOwner(), seen: id, lease: c.opts.Lease, life: c.recordLife(), coder: c.coder,
 	}
-	since := c.local.epoch(f.key)
+	since, sent := c.local.epoch(f.key), time.Now()
 	got, err := c.store.acquire(f.ctx, args)
 	if err != nil {
 		c.redis.disown(f.ctx, f.full, args.owner)
@@ -316,5 +316,5 @@ func refreshNow(c *core, f *flight, id record.Owner) *result {
 	if err != nil || got.outcome != won {
 		return nil
 	}
-	return c.loadLeased(f, since, 0, args, got)
+	return c.loadLeased(f, since, 0, sent, args, got)
 }

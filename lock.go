@@ -189,7 +189,7 @@ func (c *core) lease(f *flight, raw []byte, err error) *result {
 			f.leave()
 			return c.loadAlone(f, errUndone)
 		}
-		since, asOf := c.local.epoch(f.key), c.ticks.Add(1)
+		since, asOf, sent := c.local.epoch(f.key), c.ticks.Add(1), time.Now()
 		got, failed := c.store.acquire(f.ctx, a)
 		c.reckon(f)
 		if failed == nil && got.outcome == hit {
@@ -234,7 +234,7 @@ func (c *core) lease(f *flight, raw []byte, err error) *result {
 			if f.prev != nil && f.prev.id != got.stays { // deleted since it was read
 				f.prev = nil
 			}
-			if res := c.loadLeased(f, since, asOf, a, got); res != nil {
+			if res := c.loadLeased(f, since, asOf, sent, a, got); res != nil {
 				return res
 			}
 			a.owner = newOwner()
@@ -269,8 +269,8 @@ func (c *core) lease(f *flight, raw []byte, err error) *result {
 }
 
 // loadLeased loads under the lease, renews it meanwhile, and stores the value. It returns nothing if the lease was lost
-// before the load has begun. asOf was taken before the ACQUIRE that won.
-func (c *core) loadLeased(f *flight, since epoch, asOf uint64, a acquireArgs, got acquired) *result {
+// before the load has begun. asOf and sent were taken before the ACQUIRE that won.
+func (c *core) loadLeased(f *flight, since epoch, asOf uint64, sent time.Time, a acquireArgs, got acquired) *result {
 	stamp, err := c.stampFor(f.ctx, f.co.ttl)
 	if err != nil {
 		c.stats.redisErrors.Add(1)
@@ -279,9 +279,10 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, a acquireArgs, go
 		return c.loadAlone(f, noBarriersError{err})
 	}
 	c.stats.leases.Add(1)
-	f.lease = &tenure{c: c, f: f, args: a, fence: got.fence}
+	f.lease = &tenure{c: c, f: f, args: a, fence: got.fence, until: sent.Add(a.lease)}
 	res := c.load(f)
-	if errors.Is(res.err, errLeaseLost) {
+	if res.unbegun && errors.Is(res.err, ErrLeaseLost) {
+		f.lease = nil
 		f.leave()
 		return nil
 	}
@@ -417,33 +418,6 @@ func (r *Redis) disown(ctx context.Context, key string, owner record.Owner) {
 		defer r.work.Done()
 		_, _ = r.store.abort(ctx, key, owner, 0, 0)
 	}()
-}
-
-// tenure renews a lease while its load runs.
-type tenure struct {
-	c     *core
-	f     *flight
-	args  acquireArgs
-	fence int64
-	lost  bool // it was another's when it was renewed
-}
-
-// period is the time between two renewals; 0 without a lease.
-func (t *tenure) period() time.Duration {
-	if t == nil {
-		return 0
-	}
-	return max(t.args.lease/3, time.Millisecond)
-}
-
-// renew reports whether the lease is still ours, or may be. It blocks for at most the budget of a command.
-func (t *tenure) renew(ctx context.Context) bool {
-	mine, err := t.c.store.renew(ctx, t.args.key, t.args.owner, t.fence, t.args.lease, t.args.life)
-	if err != nil {
-		t.c.stats.redisErrors.Add(1)
-		return true
-	}
-	return mine
 }
 
 func newOwner() (o record.Owner) {

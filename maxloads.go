@@ -184,8 +184,8 @@ func (ls *limits) take(ctx context.Context, flights []*flight, leases *renewals)
 		case <-leases.due:
 			leases.begin()
 		case held := <-leases.answer:
-			if !leases.end(held) && t.withdraw(errLeaseLost) {
-				return nil, errLeaseLost
+			if !leases.end(held) && t.withdraw(ErrLeaseLost) {
+				return nil, ErrLeaseLost
 			}
 		case <-ctx.Done():
 			if err := context.Cause(ctx); t.withdraw(err) {
@@ -194,9 +194,6 @@ func (ls *limits) take(ctx context.Context, flights []*flight, leases *renewals)
 		}
 	}
 }
-
-// errLeaseLost is why a load that waited does not begin: another process has loaded, or the key was deleted.
-var errLeaseLost = errors.New("cache: lease lost")
 
 // queues gives flights a ticket. One that nobody wants any more, and would have to wait, does not begin.
 func (ls *limits) queues(name string, flights []*flight) *ticket {

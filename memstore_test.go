@@ -191,10 +191,22 @@ func (m *memStore) commit(ctx context.Context, c commitArgs) (committed, error) 
 func (m *memStore) abort(
 	ctx context.Context, key string, owner record.Owner, fence int64, pause time.Duration,
 ) (bool, error) {
-	return ask(ctx, m, m.about("abort "+m.server.name(owner), key), func() (bool, string) {
+	return ask(ctx, m, m.about("abort "+m.server.name(owner)+abortArgs(fence != 0, pause), key), func() (bool, string) {
 		mine := m.server.abort(key, owner, fence, pause)
 		return mine, fmt.Sprint(mine)
 	})
+}
+
+// abortArgs is what an ABORT says besides its owner. It is in the labels of gates, for the process that has sent it may be gone.
+func abortArgs(won bool, pause time.Duration) string {
+	text := ""
+	if !won {
+		text += ", unanswered"
+	}
+	if pause != 0 {
+		text += fmt.Sprint(", pause ", pause)
+	}
+	return text
 }
 
 func (m *memStore) renew(

@@ -85,7 +85,7 @@ func (s *shift) renew() bool {
 	senders := make([]*member, len(s.flights))
 	s.b.mu.Lock()
 	for i, f := range s.flights {
-		if f.lease != nil && !f.lease.lost {
+		if f.lease != nil && !f.lease.isLost() {
 			senders[i] = &member{f: f}
 			s.b.movesLocked(senders[i])
 		}
@@ -101,11 +101,6 @@ func (s *shift) renew() bool {
 		}
 	}
 	all.Wait()
-	for i, f := range s.flights {
-		if f.lease != nil {
-			f.lease.lost = !held[i]
-		}
-	}
 	return slices.Contains(held, true)
 }
 

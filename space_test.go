@@ -139,6 +139,7 @@ func (tr *trial) setUp() {
 			for _, k := range o.keys {
 				p.served[k] = 1 << tr.origin[k]
 			}
+			p.asked = 0 // whoever it was that loaded: all are alike
 			if tr.forgotten {
 				p.rds.invalidateAll()
 				p.served = [mostKeys]uint64{}

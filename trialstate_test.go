@@ -35,6 +35,9 @@ func (tr *trial) state() uint64 {
 		}
 		for _, j := range tr.order(names) {
 			p := tr.players[j]
+			if tr.left > 0 {
+				_, _ = fmt.Fprint(h, "|", tr.touched[p]) // which decides what can go wrong next
+			}
 			if p.finished() {
 				_, _ = fmt.Fprint(h, "|", p.remains())
 				continue

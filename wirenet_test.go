@@ -3,6 +3,7 @@ package cache
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -98,6 +99,10 @@ func (n *wireNetwork) gates() (gates []*parked) {
 		if m.Kind != lab.Push {
 			if o := n.owner(m); o != "" {
 				g.label += " by " + o
+				if m.Kind == lab.Request && verbOf(m) == "ABORT" {
+					µs, _ := strconv.Atoi(m.Args[8])
+					g.label += abortArgs(m.Args[5] != "", time.Duration(µs)*time.Microsecond)
+				}
 			}
 		}
 		switch m.Kind {
