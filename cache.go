@@ -72,7 +72,7 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 	memory := newMemory[V](&full)
 	c := &core{
 		name: name, opts: full, redis: full.Redis,
-		coder: newCoder[V](&full), local: newLocal(&full, memory), flights: newFlights(),
+		coder: newCoder[V](&full), local: newLocal(&full, memory), flights: newFlights(room{most: full.MaxWaiting, each: full.MaxWaitingPerKey}),
 		draws: rand.Uint64(), chance: chance, soon: soon, closing: make(chan struct{}),
 	}
 	c.undone.c = c

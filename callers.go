@@ -4,7 +4,29 @@ import "slices"
 
 // Who waits for a flight.
 
-func (f *flight) joinedLocked(by task) {
+// room is what bounds them: see Options.MaxWaiting.
+type room struct {
+	most, each int // 0: no bound
+	waiting    int // guarded by flights.mu
+}
+
+// fullLocked reports whether nobody may come to wait for f any more, nil being one that has yet to begin. by is whose loader
+// calls: it holds what others wait for, and is always let in.
+func (r *room) fullLocked(f *flight, by task) bool {
+	return by == nil && (r.most > 0 && r.waiting >= r.most || r.each > 0 && f != nil && int(f.callers) >= r.each)
+}
+
+// turnedAway is what a call gets that may not wait.
+func (c *core) turnedAway(key string, k kind) *result {
+	c.stats.turnedAway.Add(1)
+	if old := c.kept(key); old != nil && k == ordinary && (old.fresh || c.permits(old.age(), true)) {
+		return old.res
+	}
+	return &result{err: ErrOverloaded}
+}
+
+func (fs *flights) joinedLocked(f *flight, by task) {
+	fs.room.waiting++
 	if f.callers++; f.callers == 1 && f.batch != nil {
 		f.batch.wanted++
 	}
@@ -23,6 +45,7 @@ func (fs *flights) leave(f *flight) {
 	if f.over.Load() {
 		return
 	}
+	fs.room.waiting--
 	f.ticket.Load().joined(-1)
 	if f.callers--; f.callers > 0 {
 		return

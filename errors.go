@@ -15,7 +15,7 @@ var (
 	ErrNotCached = errors.New("cache: not cached")
 
 	// ErrOverloaded is returned where a load is not begun, or not waited for, because there are too many: by calls beyond
-	// Options.MaxWaiting, and with Options.StrictLoads while Redis does not answer.
+	// Options.MaxWaiting or MaxWaitingPerKey, and with Options.StrictLoads while Redis does not answer.
 	ErrOverloaded = errors.New("cache: overloaded")
 
 	// ErrLeaseLost is returned by Load.Extend where another process may be loading the same key. No call of a Cache returns

@@ -129,12 +129,14 @@ type flights struct {
 	all     map[*flight]struct{}      // also those that no call may join, but not those of batches; guarded by mu
 	batches map[*batch]struct{}       // guarded by mu
 	loading map[string]*loading       // what current does not tell, by key; guarded by mu
+	room    room                      // for those who wait
 	begun   uint64                    // flights; guarded by mu
 	running sync.WaitGroup            // Add under mu while not closed
 }
 
-func newFlights() *flights {
+func newFlights(r room) *flights {
 	fs := &flights{
+		room:    r,
 		all:     make(map[*flight]struct{}),
 		batches: make(map[*batch]struct{}),
 		loading: make(map[string]*loading),
@@ -146,18 +148,21 @@ func newFlights() *flights {
 }
 
 // join returns the current flight with that ID, or begins the one that first makes: then the caller leads it. by is whose
-// loader calls, or nil.
+// loader calls, or nil. There may be too many who wait: ErrOverloaded.
 func (fs *flights) join(id flightID, by task, first func() *flight) (f *flight, leads bool, err error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.closed {
 		return nil, false, ErrClosed
 	}
-	if f = fs.current[id.kind][id.key]; f == nil {
+	if f = fs.current[id.kind][id.key]; fs.room.fullLocked(f, by) {
+		return nil, false, ErrOverloaded
+	}
+	if f == nil {
 		f, leads = first(), true
 		fs.addLocked(f)
 	}
-	f.joinedLocked(by)
+	fs.joinedLocked(f, by)
 	return f, leads, nil
 }
 
@@ -176,31 +181,34 @@ func (fs *flights) landing(f *flight) <-chan struct{} {
 }
 
 // joinAll adds the current flights of these keys to others. Those that are not there are begun as flights of b, for its
-// caller to start.
-func (fs *flights) joinAll(keys []string, k kind, b *batch, all []*flight) ([]*flight, error) {
+// caller to start. It returns those keys for which too many wait.
+func (fs *flights) joinAll(keys []string, k kind, b *batch, all []*flight) (_ []*flight, full []string, err error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.closed {
-		return all, ErrClosed
+		return all, nil, ErrClosed
 	}
 	all = slices.Grow(all, len(keys))
 	b.flights = make([]*flight, 0, len(keys))
 	for _, key := range keys {
 		f := fs.current[k][key]
 		switch {
+		case f != nil && f.joiner == b: // the key is there twice
+			continue
+		case fs.room.fullLocked(f, b.parent):
+			full = append(full, key)
+			continue
 		case f == nil:
 			f = b.add(flightID{key, k})
 			fs.addLocked(f)
-		case f.batch != b:
+		default:
 			fs.landingLocked(f)
 		}
-		if f.joiner != b { // the key is not there twice
-			f.joiner = b
-			f.joinedLocked(b.parent)
-			all = append(all, f)
-		}
+		f.joiner = b
+		fs.joinedLocked(f, b.parent)
+		all = append(all, f)
 	}
-	return all, nil
+	return all, full, nil
 }
 
 // start starts a flight for nobody unless there is one with its ID.
@@ -366,6 +374,7 @@ func (fs *flights) landSome(all []*flight) (left []*flight) {
 func (fs *flights) landLocked(f *flight) {
 	f.leaveLocked(fs)
 	fs.removeLocked(f)
+	fs.room.waiting -= int(f.callers)
 	delete(fs.all, f)
 	f.over.Store(true)
 	if f.landed != nil && !fs.closed {

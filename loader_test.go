@@ -340,7 +340,7 @@ func TestCloseDuringLoad(t *testing.T) {
 
 // Calls after a deletion, of one key or of all that may be, do not join a flight of before it.
 func TestForget(t *testing.T) {
-	fs := newFlights()
+	fs := newFlights(room{})
 	end := make(chan struct{})
 	join := func() *flight {
 		f, leads, err := fs.join(flightID{key: "k"}, nil, func() *flight { return newTestFlight("k") })
@@ -379,7 +379,7 @@ func TestForget(t *testing.T) {
 // Two loads of a key may run; a third waits, looks whether it is needed still, and leaves nothing behind.
 func TestLoadsPerKey(t *testing.T) {
 	lab.Bubble(t, func(t *testing.T) {
-		fs := newFlights()
+		fs := newFlights(room{})
 		unasked := func() *result { t.Error("looked"); return nil }
 		var fl [6]*flight
 		for i := range fl {
@@ -427,7 +427,7 @@ func newTestFlight(key string) *flight {
 
 // Whatever panics in a flight, its callers hear of it. Loaders and codecs have guards of their own.
 func TestFlightPanics(t *testing.T) {
-	fs := newFlights()
+	fs := newFlights(room{})
 	for range 2 {
 		f, _, err := fs.join(flightID{key: "k"}, nil, func() *flight { return newTestFlight("k") })
 		if err != nil {

@@ -246,12 +246,15 @@ func (m *many) landed(f *flight) <-chan struct{} {
 func (m *many) join(ctx context.Context, keys []string, waiting []*flight) ([]*flight, error) {
 	b := m.c.newBatch(ctx, m.co, m.load)
 	b.by = m
-	waiting, err := m.c.flights.joinAll(keys, m.co.kind(), b, waiting)
+	waiting, full, err := m.c.flights.joinAll(keys, m.co.kind(), b, waiting)
 	if err != nil {
 		b.cancel(nil)
 		return waiting, err
 	}
 	b.start()
+	for _, key := range full {
+		m.answer(key, m.c.turnedAway(key, m.co.kind()))
+	}
 	return waiting, nil
 }
 

@@ -96,6 +96,15 @@ type Options struct {
 	// loaded in parts, one for each limit. If it panics, the limit is "". Default: one limit.
 	LimitBy func(key string) string
 
+	// MaxWaiting bounds the callers of this process that wait for a flight: for Redis, for other processes or for a load. A call for
+	// many keys is one for each of them. One that comes when there are as many gets a value past its TTL, if this process has one in
+	// memory (see LocalTTL) that StaleWhileRevalidate or StaleIfError allows for, or ErrOverloaded. Calls that memory answers do not
+	// wait, and those that a loader makes are not counted out. Default: no bound.
+	MaxWaiting int
+
+	// MaxWaitingPerKey is MaxWaiting for the callers of one key. Default: no bound.
+	MaxWaitingPerKey int
+
 	// CancelAbandoned cancels a load when its last caller has left. By default a load goes on, for a load that
 	// dies with its callers fills nothing.
 	CancelAbandoned bool
@@ -172,6 +181,8 @@ func (o Options) withDefaults() (Options, error) {
 	check(o.MaxLoads > 0 || !o.FairLoads, "FairLoads", o.FairLoads, "MaxLoads with it")
 	check(o.MaxLoads > 0 || !o.StrictLoads, "StrictLoads", o.StrictLoads, "MaxLoads with it")
 	check(o.MaxLoads > 0 || o.LimitBy == nil, "LimitBy", "set", "MaxLoads with it")
+	check(o.MaxWaiting >= 0, "MaxWaiting", o.MaxWaiting, "a positive number")
+	check(o.MaxWaitingPerKey >= 0, "MaxWaitingPerKey", o.MaxWaitingPerKey, "a positive number")
 	check(o.LocalBytes >= 0, "LocalBytes", o.LocalBytes, "a positive size")
 	check(o.MaxValueBytes >= 0 && o.MaxValueBytes <= maxValue, "MaxValueBytes", o.MaxValueBytes, "1 to 536870912")
 	check(o.LocalEntries <= math.MaxInt32, "LocalEntries", o.LocalEntries, "at most 2147483647")

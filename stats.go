@@ -28,6 +28,8 @@ type Stats struct {
 	LoadsQueued  uint64 // loads that waited for others to end, see Options.MaxLoads
 	LoadsDropped uint64 // ... and were not begun, because nobody wanted them any more
 
+	CallsTurnedAway uint64 // by MaxWaiting, with a stale value or ErrOverloaded
+
 	LeasesWon       uint64 // to load
 	LeasesTakenOver uint64 // ... after waiting for another process
 	LeasesLost      uint64 // ... and not ours any more at a renewal
@@ -57,7 +59,7 @@ type stats struct {
 	waits, waitTimeouts, wakes, polls, rounds                             atomic.Uint64
 	deletesRepeated, deletesDropped, outdated                             atomic.Uint64
 	redisErrors, unreadable, others, gaps                                 atomic.Uint64
-	queued, dropped                                                       atomic.Uint64
+	queued, dropped, turnedAway                                           atomic.Uint64
 	staleHits, refreshes, refreshesSkipped, postponed                     atomic.Uint64
 }
 
@@ -70,7 +72,7 @@ func (s *stats) snapshot() Stats {
 		LeasesWon: s.leases.Load(), LeasesTakenOver: s.takeovers.Load(), LeasesLost: s.lost.Load(),
 		CommitsRejected: s.rejected.Load(), ValuesUncached: s.uncached.Load(),
 		Waits: s.waits.Load(), WaitTimeouts: s.waitTimeouts.Load(), Wakes: s.wakes.Load(), Polls: s.polls.Load(),
-		Rounds: s.rounds.Load(), LoadsQueued: s.queued.Load(), LoadsDropped: s.dropped.Load(),
+		Rounds: s.rounds.Load(), LoadsQueued: s.queued.Load(), LoadsDropped: s.dropped.Load(), CallsTurnedAway: s.turnedAway.Load(),
 		LoadsOutdated:   s.outdated.Load(),
 		DeletesRepeated: s.deletesRepeated.Load(), DeletesDropped: s.deletesDropped.Load(), EventGaps: s.gaps.Load(), RedisErrors: s.redisErrors.Load(), Unreadable: s.unreadable.Load(),
 		OtherEntries: s.others.Load(),

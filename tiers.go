@@ -31,7 +31,10 @@ func (c *core) fly(ctx context.Context, key string, co callOptions, loader anyLo
 			return nil, err
 		}
 		f, leads, err := c.flights.join(id, taskFrom(ctx), func() *flight { return c.newFlight(ctx, id, co, loader) })
-		if err != nil {
+		switch {
+		case errors.Is(err, ErrOverloaded):
+			return c.answer(c.turnedAway(key, id.kind))
+		case err != nil:
 			return nil, err
 		}
 		if leads {
