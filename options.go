@@ -69,6 +69,14 @@ type Options struct {
 	// dropped. Default: 30 s.
 	LoadTimeout time.Duration
 
+	// OnStuckLoad is told of each load that has not returned after StuckAfter, and once more if it is abandoned after LoadTimeout. It
+	// is called in a goroutine of its own, also after Close; if it panics, that is all. To get the stack stops the whole
+	// process for as long as it takes to write down those of all goroutines. StuckLoad.String does not show keys. Default: none.
+	OnStuckLoad func(StuckLoad)
+
+	// StuckAfter is when a load is called stuck; at most LoadTimeout. Default: half of LoadTimeout.
+	StuckAfter time.Duration
+
 	// MaxBatchKeys bounds the number of keys that a BatchLoader is called with, and that GetOrLoadMany asks Redis for in one
 	// round trip. More are loaded one batch after the other. Databases have limits of their own on the parameters of a
 	// query: 32,766 in SQLite, 65,535 in PostgreSQL. At most 10,000. Default: 1,000.
@@ -151,6 +159,8 @@ type Options struct {
 const MaxKeyBytes = 65536
 
 const (
+	defaultLoadTimeout = 30 * time.Second
+
 	maxTTL     = 100 * 365 * 24 * time.Hour
 	maxStale   = 10 * 365 * 24 * time.Hour
 	maxBackoff = 5 * time.Minute
@@ -175,6 +185,8 @@ func (o Options) withDefaults() (Options, error) {
 	check(o.Backoff <= maxBackoff && (o.Backoff <= 0 || o.Backoff >= time.Millisecond),
 		"Backoff", o.Backoff, "1ms to 5 minutes, or negative")
 	check(o.LoadTimeout >= 0 && o.LoadTimeout <= maxTTL, "LoadTimeout", o.LoadTimeout, "a positive duration")
+	check(o.StuckAfter >= 0 && o.StuckAfter <= cmp.Or(o.LoadTimeout, defaultLoadTimeout), "StuckAfter", o.StuckAfter, "at most LoadTimeout")
+	check(o.StuckAfter == 0 || o.OnStuckLoad != nil, "StuckAfter", o.StuckAfter, "OnStuckLoad with it")
 	check(o.Lease == 0 || o.Lease >= time.Millisecond && o.Lease <= time.Hour, "Lease", o.Lease, "1ms to 1h")
 	check(o.MaxBatchKeys >= 0 && o.MaxBatchKeys <= 10_000, "MaxBatchKeys", o.MaxBatchKeys, "1 to 10000")
 	check(o.MaxLoads >= 0 && o.MaxLoads <= 10_000, "MaxLoads", o.MaxLoads, "1 to 10000")
@@ -202,7 +214,10 @@ func (o Options) withDefaults() (Options, error) {
 		o.LocalEntries = cmp.Or(o.LocalEntries, -1)
 	}
 	o.LocalEntries = cmp.Or(o.LocalEntries, 10_000)
-	o.LoadTimeout = cmp.Or(o.LoadTimeout, 30*time.Second)
+	o.LoadTimeout = cmp.Or(o.LoadTimeout, defaultLoadTimeout)
+	if o.OnStuckLoad != nil {
+		o.StuckAfter = cmp.Or(o.StuckAfter, o.LoadTimeout/2)
+	}
 	o.MaxBatchKeys = cmp.Or(o.MaxBatchKeys, 1000)
 	o.Lease = cmp.Or(o.Lease, 2*time.Second)
 	o.CompressAbove = cmp.Or(o.CompressAbove, 4<<10)

@@ -22,7 +22,8 @@ type task interface {
 	caller() task // whose loader made the call that this one is for
 	says() *Load  // what the loader says about all of it
 	keys() int
-	renew() bool // the leases, and reports whether there may be any left
+	names() []string // the keys
+	renew() bool     // the leases, and reports whether there may be any left
 }
 
 // loadedBy is the key in a loader's context under which its task is found.
@@ -50,6 +51,7 @@ func (f *flight) run(ctx context.Context) (any, error) { return f.loader.load(ct
 func (f *flight) owner() *core                         { return f.c }
 func (f *flight) caller() task                         { return f.parent }
 func (f *flight) keys() int                            { return 1 }
+func (f *flight) names() []string                      { return []string{f.key} }
 
 func (f *flight) says() *Load {
 	if f.told.Load() == nil {
@@ -204,7 +206,9 @@ func (c *core) perform(parent context.Context, t task, leases *renewals) (r retu
 	start := c.local.now()
 	var late atomic.Bool
 	done := make(chan returned, 1)
-	go guard(ctx, t, func(r returned) {
+	watch, overdue := c.watches(t)
+	defer watch.stop()
+	go guard(ctx, t, watch, func(r returned) {
 		done <- r
 		if late.Load() && r.err == nil {
 			c.stats.lateLoads.Add(uint64(t.keys()))
@@ -223,6 +227,8 @@ func (c *core) perform(parent context.Context, t task, leases *renewals) (r retu
 			leases.begin()
 		case held := <-leases.answer:
 			leases.end(held)
+		case <-overdue:
+			watch.report(false)
 		case <-ended:
 			ended = nil
 			if parent.Err() == nil {
@@ -236,6 +242,7 @@ func (c *core) perform(parent context.Context, t task, leases *renewals) (r retu
 		case <-grace:
 			late.Store(true)
 			c.stats.abandoned.Add(uint64(t.keys()))
+			watch.report(true)
 			err := fmt.Errorf("cache: load abandoned %v after its timeout: %w", loadGrace, context.DeadlineExceeded)
 			return returned{err: err, abandoned: true}
 		}
@@ -243,7 +250,8 @@ func (c *core) perform(parent context.Context, t task, leases *renewals) (r retu
 }
 
 // guard calls a loader and turns a panic or a Goexit into an error. It needs a goroutine of its own: a Goexit ends it.
-func guard(ctx context.Context, t task, then func(returned)) {
+func guard(ctx context.Context, t task, w *watch, then func(returned)) {
+	w.here()
 	r := returned{err: &PanicError{Goexit: true}}
 	defer func() {
 		if p := recover(); p != nil {

@@ -52,14 +52,18 @@ func (s *shift) flight(key string) *flight {
 
 func (s *shift) keys() int { return len(s.flights) }
 
-// run calls the loader and returns what it has brought for each flight, in their order. What it has returned is the
-// user's, and may panic when it is looked at.
-func (s *shift) run(ctx context.Context) (any, error) {
+func (s *shift) names() []string {
 	keys := make([]string, len(s.flights))
 	for i, f := range s.flights {
 		keys[i] = f.key
 	}
-	find, err := s.b.loader(ctx, keys)
+	return keys
+}
+
+// run calls the loader and returns what it has brought for each flight, in their order. What it has returned is the
+// user's, and may panic when it is looked at.
+func (s *shift) run(ctx context.Context) (any, error) {
+	find, err := s.b.loader(ctx, s.names())
 	failed, rest := s.split(err)
 	all := make([]brought, len(s.flights))
 	for i, f := range s.flights {

@@ -16,6 +16,7 @@ type Stats struct {
 	LoadErrors     uint64 // ... that returned an error other than ErrNotFound, panics included
 	LoadPanics     uint64 // ... that panicked or called runtime.Goexit
 	LoadsAbandoned uint64 // ... that had not returned when their time was over
+	LoadsStuck     uint64 // calls of loaders that took longer than StuckAfter, if there is an OnStuckLoad
 	LoadsOutdated  uint64 // ... whose tags were deleted meanwhile: not for calls that came after that
 	LateLoads      uint64 // ... that returned a value after that; it was dropped
 	LoadsUnleased  uint64 // ... without a lease, because Redis did not answer or the entry is another version's
@@ -59,7 +60,7 @@ type stats struct {
 	waits, waitTimeouts, wakes, polls, rounds                             atomic.Uint64
 	deletesRepeated, deletesDropped, outdated                             atomic.Uint64
 	redisErrors, unreadable, others, gaps                                 atomic.Uint64
-	queued, dropped, turnedAway                                           atomic.Uint64
+	queued, dropped, turnedAway, stuck                                    atomic.Uint64
 	staleHits, refreshes, refreshesSkipped, postponed                     atomic.Uint64
 }
 
@@ -72,7 +73,7 @@ func (s *stats) snapshot() Stats {
 		LeasesWon: s.leases.Load(), LeasesTakenOver: s.takeovers.Load(), LeasesLost: s.lost.Load(),
 		CommitsRejected: s.rejected.Load(), ValuesUncached: s.uncached.Load(),
 		Waits: s.waits.Load(), WaitTimeouts: s.waitTimeouts.Load(), Wakes: s.wakes.Load(), Polls: s.polls.Load(),
-		Rounds: s.rounds.Load(), LoadsQueued: s.queued.Load(), LoadsDropped: s.dropped.Load(), CallsTurnedAway: s.turnedAway.Load(),
+		Rounds: s.rounds.Load(), LoadsQueued: s.queued.Load(), LoadsDropped: s.dropped.Load(), CallsTurnedAway: s.turnedAway.Load(), LoadsStuck: s.stuck.Load(),
 		LoadsOutdated:   s.outdated.Load(),
 		DeletesRepeated: s.deletesRepeated.Load(), DeletesDropped: s.deletesDropped.Load(), EventGaps: s.gaps.Load(), RedisErrors: s.redisErrors.Load(), Unreadable: s.unreadable.Load(),
 		OtherEntries: s.others.Load(),
