@@ -96,6 +96,7 @@ func TestPausedHolderIsRefused(t *testing.T) {
 			return "Ada", nil
 		})
 		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		if origin.by != "second" || !isClosed(l.Lost()) {
 			t.Errorf("written by %q", origin.by)
 		}
