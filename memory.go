@@ -17,7 +17,7 @@ import (
 type memory[V any] struct {
 	entries *otter.Cache[string, slot[V]]
 	// Writes come one at a time. Otter's writers spin while one of them makes room in its queue, and if that one is preempted each
-	// of them does so for a whole time slice: 500 first writes at once took 7 s on two processors (BenchmarkFirstWrites).
+	// of them does so for a whole time slice: 500 first writes at once took up to 4 s on two processors (BenchmarkFirstWrites).
 	mu sync.Mutex
 }
 
