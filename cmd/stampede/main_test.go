@@ -8,6 +8,7 @@ import (
 	"flag"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -141,6 +142,24 @@ func TestMaxLoadsOnRealServer(t *testing.T) {
 		best := 34 * cfg.Load
 		t.Logf("%.2f times what 34 loads after each other take", m.MaxMS/milliseconds(best))
 	}
+}
+
+// A process is killed in the middle of a load, with the only permit: within Lease another one has it.
+func TestPermitOfKilledOnRealServer(t *testing.T) {
+	cfg := config{
+		Redis: realredis.Start(t).Addr, Processes: 5, Callers: 20, Keys: 20, MaxLoads: 1, Load: 100 * time.Millisecond, Kill: true,
+		timeout: time.Minute, lease: 3 * time.Second,
+	}
+	rep, err := run(t.Context(), cfg, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := rep.Modes[slices.Index(modes, "cache")]
+	if m.Calls != 80 || m.Errors != 0 || m.Loads <= 20 || m.PeakLoads != 1 { // what the dead one has loaded is loaded again
+		t.Errorf("%+v", m)
+	}
+	rest := cfg.Load * time.Duration(m.Loads-1)
+	t.Logf("all is loaded %.0f ms after the death; %d loads after each other take %v of it", *rep.RecoveryMS, m.Loads-1, rest)
 }
 
 // Interrupted, it ends its processes and says so.
