@@ -30,6 +30,7 @@ test:
 	trap "kill -- -$$! 2>/dev/null; rm -f $(PLAYED)" EXIT; \
 	echo "CACHE_COUNTS=$(COUNTS) $(GO) test $(TESTFLAGS) ./..."; \
 	CACHE_COUNTS=$(COUNTS) $(GO) test $(TESTFLAGS) ./... || exit; \
+	(set -x; cd examples && $(GO) mod tidy -diff && $(GO) test $(TESTFLAGS) ./...) || exit; \
 	echo "waiting for $(PLAY)"; wait $$!; code=$$?; cat $(PLAYED); exit $$code
 	$(FUZZ) -fuzz '^FuzzOpen$$' ./internal/record
 	$(FUZZ) -fuzz '^FuzzCheck$$' ./internal/msgpackscan
@@ -48,6 +49,7 @@ lint:
 	$(TOOL) staticcheck ./...
 	$(TOOL) golangci-lint run ./...
 	cd bench && $(GO) mod tidy -diff && $(GO) vet ./...
+	cd examples && $(GO) vet ./...
 	@out="$$($(TOOL) govulncheck ./... 2>&1)"; code=$$?; \
 	if [[ $$code != 0 && $$out == *"fetching vulnerabilities"* ]]; then \
 		echo "SKIPPED: govulncheck: its database cannot be reached"; \
