@@ -10,10 +10,10 @@ type room struct {
 	waiting    int // guarded by flights.mu
 }
 
-// fullLocked reports whether nobody may come to wait for f any more, nil being one that has yet to begin. by is whose loader
-// calls: it holds what others wait for, and is always let in.
-func (r *room) fullLocked(f *flight, by task) bool {
-	return by == nil && (r.most > 0 && r.waiting >= r.most || r.each > 0 && f != nil && int(f.callers) >= r.each)
+// fullLocked reports whether a call may not wait for f, nil being one that has yet to begin; waiting is how many waited when
+// the call came. by is whose loader calls: it holds what others wait for, and is always let in.
+func (r *room) fullLocked(f *flight, waiting int, by task) bool {
+	return by == nil && (r.most > 0 && waiting >= r.most || r.each > 0 && f != nil && int(f.callers) >= r.each)
 }
 
 // turnedAway is what a call gets that may not wait.

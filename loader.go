@@ -155,7 +155,7 @@ func (fs *flights) join(id flightID, by task, first func() *flight) (f *flight, 
 	if fs.closed {
 		return nil, false, ErrClosed
 	}
-	if f = fs.current[id.kind][id.key]; fs.room.fullLocked(f, by) {
+	if f = fs.current[id.kind][id.key]; fs.room.fullLocked(f, fs.room.waiting, by) {
 		return nil, false, ErrOverloaded
 	}
 	if f == nil {
@@ -190,12 +190,13 @@ func (fs *flights) joinAll(keys []string, k kind, b *batch, all []*flight) (_ []
 	}
 	all = slices.Grow(all, len(keys))
 	b.flights = make([]*flight, 0, len(keys))
+	waiting := fs.room.waiting // or a call for more keys than may wait could never succeed
 	for _, key := range keys {
 		f := fs.current[k][key]
 		switch {
 		case f != nil && f.joiner == b: // the key is there twice
 			continue
-		case fs.room.fullLocked(f, b.parent):
+		case fs.room.fullLocked(f, waiting, b.parent):
 			full = append(full, key)
 			continue
 		case f == nil:

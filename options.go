@@ -105,9 +105,9 @@ type Options struct {
 	LimitBy func(key string) string
 
 	// MaxWaiting bounds the callers of this process that wait for a flight: for Redis, for other processes or for a load. A call for
-	// many keys is one for each of them. One that comes when there are as many gets a value past its TTL, if this process has one in
-	// memory (see LocalTTL) that StaleWhileRevalidate or StaleIfError allows for, or ErrOverloaded. Calls that memory answers do not
-	// wait, and those that a loader makes are not counted out. Default: no bound.
+	// many keys is one for each of them, once it is let in. One that comes when there are as many or more gets a value past its TTL,
+	// if this process has one in memory (see LocalTTL) that StaleWhileRevalidate or StaleIfError allows for, or ErrOverloaded. Calls
+	// that memory answers do not wait, and those that a loader makes are not counted out. Default: no bound.
 	MaxWaiting int
 
 	// MaxWaitingPerKey is MaxWaiting for the callers of one key. Default: no bound.

@@ -84,6 +84,12 @@ func (sd *seed) space() *space {
 		}
 		sp.programs = append(sp.programs, program)
 	}
+	if d.n(4) > 2 {
+		sp.limit, sp.strict, sp.fair = 1+d.n(3), d.n(2) > 0, d.n(2) > 0
+	}
+	if d.n(8) > 6 {
+		sp.room = 1 + d.n(3)
+	}
 	return sp
 }
 

@@ -30,7 +30,10 @@ type space struct {
 	writer    string // the process that does them, "W": one that does nothing else
 	refreshes int    // processes that refresh the value
 	abandoned bool   // Options.CancelAbandoned
-	limit     int    // Options.MaxLoads, and each process asks for a key of its own
+	limit     int    // Options.MaxLoads; without programs, each process asks for a key of its own
+	strict    bool   // Options.StrictLoads
+	fair      bool   // Options.FairLoads
+	room      int    // Options.MaxWaiting
 	faults    int
 	kinds     string // of faults, with blanks between them
 	real      bool   // go-redis and the scripts
@@ -187,7 +190,7 @@ func (tr *trial) setUp() {
 // asks is what a call of p is for.
 func (sp *space) asks(p *player) op {
 	o := op{"get", sp.keys()[:max(1, sp.used)]}
-	if sp.limit > 0 {
+	if sp.limit > 0 && sp.programs == nil {
 		o.keys = sp.keys()[p.index : p.index+1]
 	}
 	if p.index < sp.batches {
@@ -231,7 +234,8 @@ func (tr *trial) newPlayer(name string) *player {
 	tr.net.start(tr, p)
 	o := Options{
 		Redis: p.rds, TTL: tr.ttl(), LocalTTL: -1, Lease: trialLease, LoadTimeout: trialTimeout,
-		CancelAbandoned: tr.abandoned, Tags: tr.tags, MaxLoads: tr.limit,
+		CancelAbandoned: tr.abandoned, Tags: tr.tags, MaxLoads: tr.limit, StrictLoads: tr.strict, FairLoads: tr.fair,
+		MaxWaiting: tr.room,
 	}
 	switch {
 	case tr.ifError:

@@ -282,7 +282,7 @@ func (tr *trial) park(ctx context.Context, p *player, kind, label string) verdic
 	}
 	tr.mu.Lock()
 	switch {
-	case tr.dead || p.gone && kind != "request" && kind != "reply":
+	case tr.dead || p.gone:
 		tr.mu.Unlock()
 		return die
 	case tr.auto:
@@ -419,7 +419,7 @@ func (tr *trial) alone(gates []*parked) (chosen *player) {
 				free++
 			}
 		}
-		if !waits && free > 0 && (chosen == nil || p.plain() < chosen.plain()) {
+		if !waits && free > 0 && (chosen == nil || p.plain(gates) < chosen.plain(gates)) {
 			chosen = p
 		}
 	}
@@ -460,6 +460,11 @@ func runTrial(t *testing.T, sp *space, s *explore.Schedule, random *chooser, see
 		tr.play()
 		for kind, n := range tr.seen {
 			seen[kind] += n
+		}
+		for _, p := range tr.players {
+			s := p.cache.Stats()
+			seen["queued"] += int(s.LoadsQueued)
+			seen["turned-away"] += int(s.CallsTurnedAway)
 		}
 	})
 	return tr

@@ -52,15 +52,24 @@ func (tr *trial) state() uint64 {
 	return least
 }
 
-// plain is a digest without anybody's name.
-func (p *player) plain() uint64 {
-	if !p.finished() {
-		return p.digest(len(p.tr.namings))
-	}
+// plain is a digest of a process and of its gates, without anybody's name.
+func (p *player) plain(gates []*parked) uint64 {
 	h := fnv.New64a()
-	_, _ = io.WriteString(h, p.remains())
+	if p.finished() {
+		_, _ = io.WriteString(h, p.remains())
+	} else {
+		_, _ = fmt.Fprint(h, p.digest(len(p.tr.namings)))
+	}
+	for _, g := range gates {
+		if g.p == p {
+			_, _ = io.WriteString(h, "|"+rename(g.label, p.anonymous()))
+		}
+	}
 	return h.Sum64()
 }
+
+// anonymous is the last naming: this process, and the others.
+func (p *player) anonymous() string { return "OOOOOOOO"[:p.index] + "S" + "OOOOOOOO"[p.index+1:] }
 
 // finished reports whether nothing but messages will reach the process any more, or it is gone: what it went through makes
 // no difference then.
@@ -104,7 +113,7 @@ func (p *player) remains() string {
 
 // digest is the hash of what the process has been told, by the i-th naming.
 func (p *player) digest(i int) uint64 {
-	names := "OOOOOOOO"[:p.index] + "S" + "OOOOOOOO"[p.index+1:] // the last one: I and the others
+	names := p.anonymous()
 	if i < len(p.tr.namings) {
 		names = p.tr.namings[i]
 	}

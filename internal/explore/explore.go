@@ -43,7 +43,7 @@ type node struct {
 }
 
 // checked is the share of pruned plays that go on.
-const checked = 100
+const checked = 10
 
 // Run searches until all schedules were played or one has failed. If CACHE_SCHEDULE has choices, as the text of a failure
 // has them, it plays only those, and fails with what happened.
