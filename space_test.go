@@ -135,7 +135,7 @@ func (tr *trial) setUp() {
 		tr.players = append(tr.players, tr.newPlayer(tr.writer))
 	}
 	if tr.warm {
-		tr.auto = true
+		tr.opens(true)
 		for _, p := range tr.players {
 			o := tr.asks(p)
 			_, _ = p.get(context.Background(), o)
@@ -151,7 +151,9 @@ func (tr *trial) setUp() {
 		if tr.stale {
 			time.Sleep(tr.ttl())
 		}
-		tr.auto, tr.loads = false, perKey{}
+		synctest.Wait() // permits go back by themselves
+		tr.opens(false)
+		tr.loads = perKey{}
 	}
 	tr.net.ready()
 	if tr.programs == nil {
@@ -185,6 +187,13 @@ func (tr *trial) setUp() {
 		}
 	}
 	synctest.Wait()
+}
+
+// opens makes all gates stand open, or no more.
+func (tr *trial) opens(auto bool) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.auto = auto
 }
 
 // asks is what a call of p is for.
