@@ -205,6 +205,9 @@ func (tr *trial) settle() {
 	tr.meet()
 	time.Sleep(trialPatience)
 	tr.net.tick()
+	if tr.limit > 0 {
+		time.Sleep(trialLease) // only now has a dead process's permit ended, and who waits for it looks now and then
+	}
 	synctest.Wait()
 	// Of what a process has said that is gone, nobody notices that it was lost.
 	unheard := tr.local && tr.seen["drop"] > 0 && slices.ContainsFunc(tr.players, func(p *player) bool { return p.gone || p.closed })
