@@ -55,7 +55,7 @@ func (c *core) newBatch(ctx context.Context, co callOptions, load batchLoad) *ba
 }
 
 // slab is how many flights are allocated at once: what fits into 16 KiB.
-const slab = 49
+const slab = 47
 
 // add makes a flight of the batch.
 func (b *batch) add(id flightID) *flight {

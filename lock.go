@@ -280,7 +280,11 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, sent time.Time, a
 	}
 	c.stats.leases.Add(1)
 	f.lease = &tenure{c: c, f: f, args: a, fence: got.fence, until: sent.Add(a.lease)}
-	res := c.load(f)
+	res := c.turn(f)
+	defer f.turn.release()
+	if res == nil {
+		res = c.load(f)
+	}
 	if res.unbegun && errors.Is(res.err, ErrLeaseLost) {
 		f.lease = nil
 		f.leave()
@@ -380,12 +384,22 @@ func (c *core) loadAlone(f *flight, why error) *result {
 	if res := c.failing(f); res != nil {
 		return res
 	}
+	f.lease = nil
+	res := c.turn(f)
+	defer f.turn.release()
+	if res != nil {
+		if errors.Is(res.err, errAnswers) {
+			f.leave()
+			return c.shared(f)
+		}
+		return res
+	}
 	c.stats.unleased.Add(1)
 	if errors.Is(why, errOther) {
 		c.stats.others.Add(1)
 	}
 	since := c.local.epoch(f.key)
-	res := c.loadUnleased(f)
+	res = c.loadUnleased(f)
 	if res.failed() {
 		return res
 	}

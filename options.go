@@ -188,6 +188,7 @@ func (o Options) withDefaults() (Options, error) {
 	check(o.StuckAfter >= 0 && o.StuckAfter <= cmp.Or(o.LoadTimeout, defaultLoadTimeout), "StuckAfter", o.StuckAfter, "at most LoadTimeout")
 	check(o.StuckAfter == 0 || o.OnStuckLoad != nil, "StuckAfter", o.StuckAfter, "OnStuckLoad with it")
 	check(o.Lease == 0 || o.Lease >= time.Millisecond && o.Lease <= time.Hour, "Lease", o.Lease, "1ms to 1h")
+	check(o.Lease == 0 || o.Redis == nil || o.Redis.lock == nil || o.Lease >= leastLocked, "Lease", o.Lease, "100ms or more with LockNodes")
 	check(o.MaxBatchKeys >= 0 && o.MaxBatchKeys <= 10_000, "MaxBatchKeys", o.MaxBatchKeys, "1 to 10000")
 	check(o.MaxLoads >= 0 && o.MaxLoads <= 10_000, "MaxLoads", o.MaxLoads, "1 to 10000")
 	check(o.MaxLoads > 0 || !o.FairLoads, "FairLoads", o.FairLoads, "MaxLoads with it")

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,8 @@ type task interface {
 	says() *Load  // what the loader says about all of it
 	keys() int
 	names() []string // the keys
-	renew() bool     // the leases, and reports whether there may be any left
+	renew() bool     // the leases and locks, and reports whether all leases are lost
+	locked() bool    // there are locks
 }
 
 // loadedBy is the key in a loader's context under which its task is found.
@@ -67,15 +69,35 @@ func (f *flight) flight(key string) *flight {
 	return f
 }
 
-func (f *flight) renew() bool { return f.renewWith(f.ctx) }
+func (f *flight) renew() bool {
+	f.extend()
+	return f.renewWith(f.aside())
+}
 
+// renewWith renews the lease, if there is one and it is not lost.
 func (f *flight) renewWith(ctx context.Context) bool {
-	if f.lease.renew(ctx) {
+	switch {
+	case f.lease == nil:
+		return true
+	case f.lease.isLost():
+		return false
+	case f.lease.renew(ctx):
 		return true
 	}
 	f.c.stats.lost.Add(1) // the load goes on: its callers want the value
 	return false
 }
+
+func (f *flight) extend() {
+	if f.turn.extend(f.aside()) {
+		f.c.stats.locksLost.Add(1)
+	}
+}
+
+func (f *flight) locked() bool { return f.turn != nil }
+
+// period is the time between two renewals; 0 if there is nothing to renew.
+func (f *flight) period() time.Duration { return cmp.Or(f.lease.period(), f.turn.period()) }
 
 // returned is what came of a loader.
 type returned struct {
@@ -97,7 +119,7 @@ func (c *core) load(f *flight) *result {
 		res := c.starts(f)
 		return c.loaded(f, res, f.batch.load(f))
 	}
-	leases := c.renewing(f, f.lease.period())
+	leases := c.renewing(f, f.period())
 	defer leases.stop()
 	room, err := c.limits.take(f.ctx, []*flight{f}, leases)
 	if err != nil {
@@ -157,7 +179,7 @@ func (c *core) judge(res *result) {
 	}
 }
 
-// renewals renew the leases of a task while its loader runs, or waits for its turn.
+// renewals renew the leases and locks of a task while its loader runs, or waits for its turn.
 type renewals struct {
 	c      *core
 	t      task
@@ -191,9 +213,9 @@ func (r *renewals) begin() {
 	}
 }
 
-// end is told the answer, and returns it: whether any of the leases may be ours still.
+// end is told the answer, and returns it: whether the leases are not all lost.
 func (r *renewals) end(held bool) bool {
-	if r.answer = nil; !held {
+	if r.answer = nil; !held && !r.t.locked() {
 		r.due = nil
 	}
 	return held

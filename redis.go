@@ -48,6 +48,15 @@ type RedisOptions struct {
 	// in the old way. For a *redis.ClusterClient or *redis.Client. Default: off.
 	ShardedEvents bool
 
+	// LockNodes are the clients of an odd number of independent servers, without replicas, that keep locks (Redlock): three, so
+	// that one may fail, or five. A load then begins when no other process loads the key, also where Redis has lost the lease or is
+	// away, as in a failover: then loads come one after the other that would come at the same time. It costs each load a round trip
+	// to all of these servers at once, and those that wait for another process a look there up to every 250 ms, not longer than
+	// LoadTimeout and Lease together. A lock is for Options.Lease, at least 100 ms, and renewed like the lease. Where no majority
+	// answers within Timeout, loads begin without it. So they do in the first Lease after a server was started or emptied: it may
+	// have forgotten a lock, and does not vote. The lock is no promise of mutual exclusion: docs/lease.md. Default: none.
+	LockNodes []Client
+
 	// Tracking makes the server say itself what was changed under our prefix, by whatever tool (CLIENT TRACKING in
 	// broadcasting mode, Redis 6, RESP3): a DEL in redis-cli reaches every memory like a Delete. Each write is then told
 	// to each process, and a value gets into memory with the first read after it was stored. Processes with and without
@@ -72,7 +81,8 @@ type Redis struct {
 	pipeline pipeline
 	// transactions are those of nativeStore that are under way.
 	transactions chan struct{}
-	oneServer    bool // one server gets all commands, in the order of a pipeline
+	lock         *redlock // nil without LockNodes
+	oneServer    bool     // one server gets all commands, in the order of a pipeline
 	asking       atomic.Bool
 	learning     singleflight.Group
 	sweeping     atomic.Int32
@@ -139,10 +149,17 @@ func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 	if o.Tracking && o.ShardedEvents {
 		errs = append(errs, errors.New("cache: RedisOptions.Tracking and ShardedEvents: want one of them"))
 	}
+	errs = append(errs, checkLockNodes(client, o.LockNodes))
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	r := newRedis(client, o, oneServer, wakes)
+	if len(o.LockNodes) > 0 {
+		r.lock = &redlock{r: r}
+		for _, n := range o.LockNodes {
+			r.lock.nodes = append(r.lock.nodes, newLockNode(n, o))
+		}
+	}
 	r.store = newScriptStore(r)
 	if o.ShardedEvents {
 		r.sharded = client.(shardedClient)
@@ -194,6 +211,11 @@ func (r *Redis) Close() error {
 	r.stream.close()
 	r.pipeline.close()
 	r.work.Wait()
+	if r.lock != nil {
+		for _, n := range r.lock.nodes {
+			n.close()
+		}
+	}
 	return nil
 }
 

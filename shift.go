@@ -89,23 +89,33 @@ func (s *shift) renew() bool {
 	senders := make([]*member, len(s.flights))
 	s.b.mu.Lock()
 	for i, f := range s.flights {
-		if f.lease != nil && !f.lease.isLost() {
+		switch {
+		case f.lease == nil:
+			held[i] = true
+		case !f.lease.isLost():
 			senders[i] = &member{f: f}
 			s.b.movesLocked(senders[i])
 		}
 	}
 	s.b.mu.Unlock()
 	var all sync.WaitGroup
-	for i, m := range senders {
-		if m != nil {
+	for i, f := range s.flights {
+		if m := senders[i]; m != nil {
 			all.Go(func() {
 				defer m.rests()
-				held[i] = s.flights[i].renewWith(m)
+				held[i] = f.renewWith(m)
 			})
+		}
+		if f.locked() {
+			all.Go(f.extend)
 		}
 	}
 	all.Wait()
 	return slices.Contains(held, true)
+}
+
+func (s *shift) locked() bool {
+	return slices.ContainsFunc(s.flights, (*flight).locked)
 }
 
 // perform calls the loader. What came of it for each flight says of.
@@ -113,7 +123,7 @@ func (s *shift) perform() {
 	c := s.b.c
 	var period time.Duration
 	for _, f := range s.flights {
-		period = cmp.Or(period, f.lease.period())
+		period = cmp.Or(period, f.period())
 	}
 	s.whole = returned{err: context.Cause(s.b.ctx), abandoned: true, unbegun: true}
 	if s.whole.err == nil { // somebody wants it still

@@ -37,6 +37,11 @@ type Stats struct {
 	CommitsRejected uint64 // values not stored because the lease was not ours any more: deleted or taken over
 	ValuesUncached  uint64 // values not stored because they are too large, cannot be encoded, or Redis refused them
 
+	LocksWon         uint64 // of RedisOptions.LockNodes, to load
+	LocksBusy        uint64 // loads that another process's lock was in the way of
+	LocksUnavailable uint64 // loads without the lock, because no majority of the nodes answered in time
+	LocksLost        uint64 // locks that could not be renewed before their time was over
+
 	Waits        uint64 // flights that waited for another process
 	WaitTimeouts uint64 // ... and gave up
 	Wakes        uint64 // ... and were woken with the value
@@ -57,6 +62,7 @@ type stats struct {
 	redisHits                                                             atomic.Uint64
 	batchLoads, loads, loadErrors, panics, abandoned, lateLoads, unleased atomic.Uint64
 	leases, takeovers, lost, rejected, uncached                           atomic.Uint64
+	locks, locksBusy, lockless, locksLost                                 atomic.Uint64
 	waits, waitTimeouts, wakes, polls, rounds                             atomic.Uint64
 	deletesRepeated, deletesDropped, outdated                             atomic.Uint64
 	redisErrors, unreadable, others, gaps                                 atomic.Uint64
@@ -72,6 +78,7 @@ func (s *stats) snapshot() Stats {
 		LoadsAbandoned: s.abandoned.Load(), LateLoads: s.lateLoads.Load(), LoadsUnleased: s.unleased.Load(),
 		LeasesWon: s.leases.Load(), LeasesTakenOver: s.takeovers.Load(), LeasesLost: s.lost.Load(),
 		CommitsRejected: s.rejected.Load(), ValuesUncached: s.uncached.Load(),
+		LocksWon: s.locks.Load(), LocksBusy: s.locksBusy.Load(), LocksUnavailable: s.lockless.Load(), LocksLost: s.locksLost.Load(),
 		Waits: s.waits.Load(), WaitTimeouts: s.waitTimeouts.Load(), Wakes: s.wakes.Load(), Polls: s.polls.Load(),
 		Rounds: s.rounds.Load(), LoadsQueued: s.queued.Load(), LoadsDropped: s.dropped.Load(), CallsTurnedAway: s.turnedAway.Load(), LoadsStuck: s.stuck.Load(),
 		LoadsOutdated:   s.outdated.Load(),

@@ -53,15 +53,17 @@ type verb struct {
 // askAgain is how long scripts are not tried after the server forbade them.
 const askAgain = time.Minute
 
+// newVerb makes one of a script, which has record.lua before it.
+func newVerb(lua string) verb {
+	return verb{redis.NewScript(recordLua + lua), new(atomic.Bool), new(atomic.Int64)}
+}
+
 func newScriptStore(r *Redis) *scriptStore {
-	load := func(lua string) verb {
-		return verb{redis.NewScript(recordLua + lua), new(atomic.Bool), new(atomic.Int64)}
-	}
 	return &scriptStore{
 		r: r, native: nativeStore{r},
-		acquireL: load(acquireLua), commitL: load(commitLua), abortL: load(abortLua), renewL: load(renewLua),
-		stampL: load(barrierLua + stampLua), invalidateL: load(barrierLua + invalidateLua),
-		permitsL: load(permitsLua),
+		acquireL: newVerb(acquireLua), commitL: newVerb(commitLua), abortL: newVerb(abortLua), renewL: newVerb(renewLua),
+		stampL: newVerb(barrierLua + stampLua), invalidateL: newVerb(barrierLua + invalidateLua),
+		permitsL: newVerb(permitsLua),
 		inbox:    r.inboxChannel(""), everybody: r.everybodyChannel(),
 	}
 }
