@@ -63,6 +63,7 @@ type proc struct {
 	w      *lab.World
 	name   string
 	client *redis.Client
+	nodes  []*redis.Client // for locks
 	rds    *Redis
 	cache  *Cache[string]
 	calls  sync.WaitGroup
@@ -71,9 +72,17 @@ type proc struct {
 // start makes a process whose subscription stands.
 func start(t *testing.T, w *lab.World, name string, o Options, set func(*redis.Options)) *proc {
 	t.Helper()
-	p := &proc{t: t, w: w, name: name, client: w.Client(name, set)}
+	return (&proc{t: t, w: w, name: name, client: w.Client(name, set)}).start(o, RedisOptions{})
+}
+
+func (p *proc) start(o Options, ro RedisOptions) *proc {
+	t := p.t
+	t.Helper()
+	for _, c := range p.nodes {
+		ro.LockNodes = append(ro.LockNodes, c)
+	}
 	var err error
-	if p.rds, err = NewRedis(p.client, RedisOptions{}); err != nil {
+	if p.rds, err = NewRedis(p.client, ro); err != nil {
 		t.Fatal(err)
 	}
 	o = exact(o)
@@ -84,7 +93,7 @@ func start(t *testing.T, w *lab.World, name string, o Options, set func(*redis.O
 	p.cache.core.soon = atOnce
 	synctest.Wait()
 	if !p.rds.stream.wakes() {
-		t.Fatalf("%s: no subscription", name)
+		t.Fatalf("%s: no subscription", p.name)
 	}
 	return p
 }
@@ -104,6 +113,9 @@ func (p *proc) stop() {
 	if p.rds != nil {
 		_ = p.rds.Close()
 		_ = p.client.Close()
+	}
+	for _, c := range p.nodes {
+		_ = c.Close()
 	}
 }
 
@@ -146,6 +158,8 @@ var scriptTexts = map[string]string{
 	"ABORT":      abortLua,
 	"RENEW":      renewLua,
 	"PERMITS":    permitsLua,
+	"VOTE":       voteLua,
+	"RELEASE":    releaseLua,
 	"STAMP":      barrierLua + stampLua,
 	"INVALIDATE": barrierLua + invalidateLua,
 }
