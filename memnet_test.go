@@ -21,6 +21,7 @@ type memNetwork struct {
 	server  *memServer
 	tr      *trial
 	serving sync.Mutex // one command at a time
+	nodes   []*memNode // for locks
 	past    []memEntry // what a replica may have that lags behind, if there are failovers
 }
 
@@ -34,6 +35,7 @@ func (n *memNetwork) start(tr *trial, p *player) {
 		return n.send(ctx, p, requests...)
 	}}
 	n.server.publish = n.publish
+	n.locks(p)
 }
 
 // memClient answers when it is asked for the time, which who has lost Redis does until it is there again.
@@ -276,6 +278,9 @@ func (n *memNetwork) state() string {
 	for _, of := range n.server.permit {
 		text += n.tr.permits(of.taken, of.queue, of.processes)
 	}
+	for _, node := range n.nodes {
+		text += node.describe(n.tr.began, n.server.name)
+	}
 	for _, e := range n.past {
 		text += " before " + n.server.describe(e.raw)
 	}
@@ -339,6 +344,9 @@ func (n *memNetwork) faults() []option {
 		{kind: "restart", do: func() { flush(); n.cutAll() }},
 		{kind: "forward", do: func() { n.server.skew += 2 * trialLease }},
 		{kind: "back", do: func() { n.server.skew -= 2 * trialLease }},
+	}
+	for i := range n.nodes {
+		all = append(all, option{kind: "node", what: fmt.Sprint(i), do: func() { n.nodes[i] = newMemNode(time.Now()) }})
 	}
 	for _, k := range n.tr.keys() {
 		if len(n.raw(k)) == 0 {

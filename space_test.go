@@ -34,6 +34,7 @@ type space struct {
 	strict    bool   // Options.StrictLoads
 	fair      bool   // Options.FairLoads
 	room      int    // Options.MaxWaiting
+	nodes     int    // RedisOptions.LockNodes; not with real
 	faults    int
 	kinds     string // of faults, with blanks between them
 	real      bool   // go-redis and the scripts
@@ -63,6 +64,7 @@ type space struct {
 //	barriers  the barriers of tags are gone
 //	restart   Redis comes back empty
 //	failover  Redis comes back as it was at some earlier moment
+//	node      a node for locks comes back empty
 //	stream    a process loses its subscription
 //	drop      a message is lost
 //	twice     a message comes twice
@@ -161,7 +163,7 @@ func (tr *trial) setUp() {
 			if tr.limit > 0 {
 				return fmt.Sprint(i)
 			}
-			return fmt.Sprint(i < tr.refreshes, i == writer, i < tr.batches, i < tr.batches && i%2 == 1)
+			return fmt.Sprint(tr.nodes > 0 && i%2 == 1, i < tr.refreshes, i == writer, i < tr.batches, i < tr.batches && i%2 == 1)
 		})
 	}
 	for _, p := range tr.players {

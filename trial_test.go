@@ -146,6 +146,7 @@ type player struct {
 	told    perKey           // the newest versions of whose deletion it knows
 	served  [mostKeys]uint64 // bits: versions that the server has let it have
 	sent    map[string]int   // commands, by what they say; guarded by tr.mu
+	turns   int              // for which it has asked for votes; guarded by memServer.mu
 	pushed  int              // messages to it; guarded by tr.mu
 }
 
@@ -278,6 +279,9 @@ func (tr *trial) park(ctx context.Context, p *player, kind, label string) verdic
 	}
 	if kind == "request" {
 		g.ghost = func() bool { return ctx.Err() != nil }
+		if strings.HasPrefix(strings.TrimLeft(label, "0123456789"), " vote ") && tr.random == nil {
+			g.behind = g.earlierVote
+		}
 		ctx = context.Background() // it is on its way even if nobody waits for its reply any more
 	}
 	tr.mu.Lock()
@@ -405,7 +409,7 @@ func (tr *trial) passes(gates []*parked) (all []option) {
 // Verification of Concurrent Systems", 1996). That is so if it sends nothing to the server, nobody will wake it, and no
 // deletion and no fault of another can reach it any more.
 func (tr *trial) alone(gates []*parked) (chosen *player) {
-	if tr.limit > 0 || tr.random != nil || tr.next != "" || tr.writing > 0 || tr.left > 0 && (tr.has("restart", "") || tr.has("failover", "")) {
+	if tr.limit > 0 || tr.nodes > 0 || tr.random != nil || tr.next != "" || tr.writing > 0 || tr.left > 0 && (tr.has("restart", "") || tr.has("failover", "")) {
 		return nil
 	}
 	for _, p := range tr.players {

@@ -27,10 +27,24 @@ func (tr *trial) begins(p *player, keys []int, by int) {
 		for _, p := range tr.players {
 			all += p.loading[k]
 		}
+		if all > 1 && by > 0 && tr.nodes > 0 && tr.seen["pause"] == 0 && !slices.ContainsFunc(tr.players, func(p *player) bool {
+			return p.loading[k] > 0 && p.lockless()
+		}) {
+			tr.s.Failf("%d loads of %s at a time, and each has the lock", all, trialKeys[k])
+		}
 		if all > 1 && by > 0 && tr.writes == 0 && tr.refreshes == 0 && tr.harmless("slow repeat stream") && !tr.auto {
 			tr.s.Failf("P2: %d loads of %s at a time", all, trialKeys[k])
 		}
 	}
+}
+
+// lockless reports whether the process may be loading without a lock. A single silent or forgetful node is no reason.
+func (p *player) lockless() bool {
+	s := p.cache.Stats()
+	if n := p.tr.seen["lost"] + p.tr.seen["late"] + p.tr.seen["refuse"] + p.tr.seen["node"]; n < 2 && s.LocksUnavailable > 0 {
+		p.tr.s.Failf("%s finds no majority, and %d nodes are not there", p.name, n)
+	}
+	return s.LocksUnavailable+s.LocksLost+s.WaitTimeouts > 0
 }
 
 // crowded looks how many loads there may be now: of those whose commands have all been answered, as many as there are permits.
@@ -111,7 +125,7 @@ func (tr *trial) returned(c *trialCall, o op, values perKey, err error) {
 	took := time.Since(c.began)
 	switch {
 	case tr.random != nil && took < trialPatience:
-	case took > 0 && tr.limit == 0 && tr.harmless("fail repeat error panic cancel close") && tr.faults-tr.left < 2: // who waits is told at once
+	case took > 0 && tr.limit+tr.nodes == 0 && tr.harmless("fail repeat error panic cancel close") && tr.faults-tr.left < 2: // who waits is told at once
 		tr.s.Failf("P8: %s took %v, and nothing was in its way", c.name, took)
 	case took > time.Duration(tr.faults+1)*trialLease && tr.seen["slow"]+tr.seen["pause"] == 0:
 		tr.s.Failf("P8: %s took %v", c.name, took)
