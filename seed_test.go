@@ -16,8 +16,8 @@ import (
 const (
 	seedFaults = "fail repeat late lost refuse silence evict garbage expire flush restart barriers " +
 		"drop twice forward back slow pause crash close cancel error panic exit"
-	seedFaultsInMemory  = seedFaults + " failover stream noise"
-	seedFaultsInHistory = seedFaults + " stream noise" // after a failover old values may be there
+	seedFaultsInMemory  = seedFaults + " failover stream noise node"
+	seedFaultsInHistory = seedFaults + " stream noise node" // after a failover old values may be there
 	seedFaultsOnWire    = seedFaults + " stream"
 )
 
@@ -89,6 +89,9 @@ func (sd *seed) space() *space {
 	}
 	if d.n(8) > 6 {
 		sp.room = 1 + d.n(3)
+	}
+	if !sp.real && d.n(4) > 2 {
+		sp.nodes = 3 + 2*d.n(2)
 	}
 	return sp
 }

@@ -469,6 +469,8 @@ func runTrial(t *testing.T, sp *space, s *explore.Schedule, random *chooser, see
 			s := p.cache.Stats()
 			seen["queued"] += int(s.LoadsQueued)
 			seen["turned-away"] += int(s.CallsTurnedAway)
+			seen["locked"] += int(s.LocksWon)
+			seen["lock-busy"] += int(s.LocksBusy)
 		}
 	})
 	return tr
