@@ -74,7 +74,7 @@ var mutants = []mutant{
 	{"each of a batch travels alone", "company.go", "	case b.moving == 0:\n		b.sendLocked()", "	default:\n		b.sendLocked()\n	case b.moving == 0:\n		b.sendLocked()", ""},
 	{"who is woken in a batch is not moving", "company.go", "		delete(b.asleep, m)\n		b.movesLocked(m)\n", "		delete(b.asleep, m)\n", ""},
 	{"who waits in a batch is moving", "company.go", "	b.asleep[m] = a\n	b.restsLocked(m)\n", "	b.asleep[m] = a\n", "batches"},
-	{"leases of a batch are not renewed", "shift.go", "		period = cmp.Or(period, f.lease.period())", "		period = 0 * f.lease.period()", ""},
+	{"leases of a batch are not renewed", "shift.go", "		period = cmp.Or(period, f.period())", "		period = 0 * f.lease.period()", ""},
 	{"the error of a key is everybody's", "shift.go", "			failed[e.Key] = cmp.Or(e.Err, err)", "			others = append(others, cmp.Or(e.Err, err))", ""},
 	{"what a batch does not bring is an error", "shift.go", "			all[i].err = ErrNotFound", "			all[i].err = errReply", ""},
 	{"a batch goes on for nobody", "loader.go", "	} else if f.callers > 0 {\n		fs.unwantedLocked(b)\n	}", "	}", ""},
