@@ -180,7 +180,7 @@ func TestGuardFiles(t *testing.T) {
 }
 
 // inBubble are functions that run what they are given in a testing/synctest bubble.
-var inBubble = []string{"synctest.Test", "lab.Bubble", "cachetest.Run", "bubble", "alike", "rig"}
+var inBubble = []string{"synctest.Test", "lab.Bubble", "cachetest.Run", "bubble", "alike", "rig", "withJury"}
 
 // No test sleeps in real time: time.Sleep is called, and a bare <-time.After waited for, only inside the function given to one of inBubble, or in a function
 // that also calls synctest.Wait, which panics outside a bubble.

@@ -94,6 +94,19 @@ func (s *lockServers) restart(i int) {
 	s.nodes[i].Restart()
 }
 
+// A node that was started a moment ago does not vote, whatever it has kept on its disk: it may be of long ago.
+func TestLockNodeRestartedWithSnapshot(t *testing.T) {
+	client := realredis.Start(t).Client(nil)
+	if err := client.Set(background, "cache:born", 1, time.Hour).Err(); err != nil {
+		t.Fatal(err)
+	}
+	node := newLockNode(client, RedisOptions{Prefix: "cache", Timeout: time.Second})
+	defer node.close()
+	if v, err := node.vote(background, fullKey, newOwner(), time.Minute); v != young || err != nil {
+		t.Errorf("vote %v, %v", v, err)
+	}
+}
+
 // Five real nodes. One process loads, and the lease is lost in mid-load: another one has it next, and waits for the lock, whatever
 // has happened to a minority of the nodes; then it loads.
 func TestRedlockOnRealServers(t *testing.T) {
