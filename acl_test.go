@@ -14,16 +14,17 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/bellwether-go/cache/internal/realredis"
+	"github.com/bellwether-go/cache/internal/record"
 )
 
 // smallestACL returns the rules of the user that SECURITY.md recommends.
-func smallestACL(t *testing.T) []string {
+func smallestACL(t *testing.T, user string) []string {
 	t.Helper()
 	b, err := os.ReadFile("SECURITY.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	command := regexp.MustCompile(`(?m)^    ACL SETUSER app .*(\n      .*)*`).FindString(string(b))
+	command := regexp.MustCompile(`(?m)^    ACL SETUSER ` + user + ` .*(\n      .*)*`).FindString(string(b))
 	if command == "" {
 		t.Fatal("SECURITY.md has no ACL")
 	}
@@ -36,7 +37,7 @@ func TestSmallestACL(t *testing.T) {
 	t.Parallel()
 	s := realredis.Start(t)
 	admin := s.Client(nil)
-	rules := smallestACL(t)
+	rules := smallestACL(t, "app")
 	user := func(t *testing.T, name string, rules []string, expected ...string) (refused string) {
 		args := []any{"ACL", "SETUSER", name}
 		for _, r := range rules {
@@ -147,5 +148,50 @@ func everyVerb(t *testing.T, key string, caches []*Cache[string]) {
 	}
 	if v, err := caches[1].GetOrLoad(background, key+"fails", constant("v")); v != "v" || err != nil {
 		t.Errorf("%q, %v", v, err)
+	}
+}
+
+// The same for the servers of LockNodes.
+func TestSmallestACLOfLockNodes(t *testing.T) {
+	s := realredis.Start(t)
+	admin := s.Client(nil)
+	rules := smallestACL(t, "locks")
+	allowed := newLockNode(admin, RedisOptions{Prefix: "cache", Timeout: time.Second})
+	defer allowed.close()
+	eventually(t, "vote", func() bool {
+		v, _ := allowed.vote(background, fullKey, newOwner(), time.Millisecond)
+		return v == yes
+	})
+	for i := -1; i < len(rules); i++ {
+		if i >= 0 && !strings.ContainsAny(rules[i][:1], "+~") {
+			continue
+		}
+		name := fmt.Sprint("user", i)
+		args := []any{"ACL", "SETUSER", name}
+		for j, r := range rules {
+			if j != i {
+				args = append(args, r)
+			}
+		}
+		client := s.Client(func(o *redis.Options) { o.Username, o.Password = name, "a-long-password" })
+		node := newLockNode(client, RedisOptions{Prefix: "cache", Timeout: time.Second})
+		err := errors.Join(admin.FlushAll(background).Err(), admin.Do(background, args...).Err(), admin.Do(background, "ACL", "LOG", "RESET").Err())
+		for _, owner := range []byte("abb") { // so that there is a lock of another's
+			_, failed := node.vote(background, fullKey, record.Owner{owner}, time.Millisecond)
+			err = errors.Join(err, failed, admin.Set(background, "cache:born", 1, 0).Err(),
+				admin.Set(background, lockKey(fullKey), strings.Repeat("x", 16)+"1", 0).Err())
+		}
+		err = errors.Join(err, admin.Set(background, lockKey(fullKey), string(append([]byte{'a'}, make([]byte, 15)...))+"1", 0).Err(),
+			node.release(background, fullKey, record.Owner{'a'}))
+		log, _ := admin.Do(background, "ACL", "LOG").Slice()
+		log = slices.DeleteFunc(log, func(entry any) bool { return strings.Contains(fmt.Sprint(entry), "client|") })
+		if i < 0 && (err != nil || len(log) > 0) {
+			t.Errorf("%v; the server has refused %v", err, log)
+		}
+		if i >= 0 && err == nil && len(log) == 0 {
+			t.Errorf("%s is not needed", rules[i])
+		}
+		node.close()
+		_ = client.Close()
 	}
 }

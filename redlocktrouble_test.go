@@ -145,4 +145,3 @@ func TestRedlockWaits(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
-
