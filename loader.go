@@ -94,7 +94,7 @@ type flight struct {
 	old   *entry      // prev when the load began
 	found *found      // what is to be looked at first
 	lease *tenure     // under which it loads; nil without one
-	turn  *turn       // with which it loads, besides; nil without one
+	lock  *keyLock    // with which it loads, besides; nil without one
 	seq   uint64      // flights begin in this order; guarded by flights.mu
 	until int64       // how long it waits for others, on local's clock
 	known early.Cost  // of earlier loads

@@ -280,8 +280,8 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, sent time.Time, a
 	}
 	c.stats.leases.Add(1)
 	f.lease = &tenure{c: c, f: f, args: a, fence: got.fence, until: sent.Add(a.lease)}
-	res := c.turn(f)
-	defer f.turn.release()
+	res := c.takeLock(f)
+	defer f.lock.release()
 	if res == nil {
 		res = c.load(f)
 	}
@@ -385,8 +385,8 @@ func (c *core) loadAlone(f *flight, why error) *result {
 		return res
 	}
 	f.lease = nil
-	res := c.turn(f)
-	defer f.turn.release()
+	res := c.takeLock(f)
+	defer f.lock.release()
 	if res != nil {
 		if errors.Is(res.err, errAnswers) {
 			f.leave()

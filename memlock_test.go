@@ -82,8 +82,8 @@ func (v *memVoter) name(token record.Owner) string {
 	v.n.server.mu.Lock()
 	defer v.n.server.mu.Unlock()
 	if v.n.server.owners[token] == "" {
-		v.p.turns++
-		v.n.server.owners[token] = fmt.Sprint(v.p.name, v.p.turns)
+		v.p.locks++
+		v.n.server.owners[token] = fmt.Sprint(v.p.name, v.p.locks)
 	}
 	return v.n.server.owners[token]
 }

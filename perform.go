@@ -89,15 +89,15 @@ func (f *flight) renewWith(ctx context.Context) bool {
 }
 
 func (f *flight) extend() {
-	if f.turn.extend(f.aside()) {
+	if f.lock.extend(f.aside()) {
 		f.c.stats.locksLost.Add(1)
 	}
 }
 
-func (f *flight) locked() bool { return f.turn != nil }
+func (f *flight) locked() bool { return f.lock != nil }
 
 // period is the time between two renewals; 0 if there is nothing to renew.
-func (f *flight) period() time.Duration { return cmp.Or(f.lease.period(), f.turn.period()) }
+func (f *flight) period() time.Duration { return cmp.Or(f.lease.period(), f.lock.period()) }
 
 // returned is what came of a loader.
 type returned struct {

@@ -135,8 +135,8 @@ type redlock struct {
 // unavailable is an outcome besides won and busy: there is no majority that answers, or it answers too late.
 const unavailable = other + 1
 
-// turn is the lock on the key of a flight, while it has it or asks for it.
-type turn struct {
+// keyLock is the lock on the key of a flight, while it has it or asks for it.
+type keyLock struct {
 	l     *redlock
 	key   string
 	token record.Owner
@@ -148,14 +148,14 @@ type turn struct {
 	until time.Time // it is ours so long; zero: it is not; guarded by mu
 }
 
-func (l *redlock) newTurn(key string, lease time.Duration) *turn {
-	return &turn{l: l, key: key, token: newOwner(), lease: lease, asked: make([]bool, len(l.nodes))}
+func (l *redlock) newLock(key string, lease time.Duration) *keyLock {
+	return &keyLock{l: l, key: key, token: newOwner(), lease: lease, asked: make([]bool, len(l.nodes))}
 }
 
 // ask asks all nodes at the same time, and returns once a majority has decided: won, busy or unavailable. It blocks for at most
 // the budget of a command. Time is taken before and after, on the monotonic clock, so that what is won is not over, however
 // long the answers were on their way or this process stood still.
-func (t *turn) ask(ctx context.Context) outcome {
+func (t *keyLock) ask(ctx context.Context) outcome {
 	before := time.Now()
 	votes := make(chan vote, len(t.l.nodes))
 	for i := range t.l.nodes {
@@ -187,7 +187,7 @@ func (t *turn) ask(ctx context.Context) outcome {
 	return busy // also if the votes are split
 }
 
-func (t *turn) askNode(ctx context.Context, i int) vote {
+func (t *keyLock) askNode(ctx context.Context, i int) vote {
 	v, err := t.l.nodes[i].vote(ctx, t.key, t.token, t.lease)
 	if v == yes || err != nil && !errors.Is(err, errCutOff) && !errors.Is(err, errRedisClosed) { // which were not sent
 		t.mu.Lock()
@@ -201,7 +201,7 @@ func (t *turn) askNode(ctx context.Context, i int) vote {
 
 // release gives all votes back and does not wait for it: also to nodes that have not answered, for they may have voted. t may be
 // nil.
-func (t *turn) release() {
+func (t *keyLock) release() {
 	if t == nil {
 		return
 	}
@@ -211,7 +211,7 @@ func (t *turn) release() {
 	t.releaseLocked()
 }
 
-func (t *turn) releaseLocked() {
+func (t *keyLock) releaseLocked() {
 	for i, n := range t.l.nodes {
 		if !t.asked[i] || !t.l.r.begin() {
 			continue
@@ -225,7 +225,7 @@ func (t *turn) releaseLocked() {
 }
 
 // period is the time between two renewals; 0 if t is nil.
-func (t *turn) period() time.Duration {
+func (t *keyLock) period() time.Duration {
 	if t == nil {
 		return 0
 	}
@@ -234,7 +234,7 @@ func (t *turn) period() time.Duration {
 
 // extend renews the lock at the nodes where it is ours or free, and reports whether this is how it got lost. If it was another's in
 // between, that one is done. t may be nil.
-func (t *turn) extend(ctx context.Context) (lost bool) {
+func (t *keyLock) extend(ctx context.Context) (lost bool) {
 	if t == nil || t.ask(ctx) == won {
 		return false
 	}
@@ -252,10 +252,10 @@ var (
 	errAnswers   = errors.New("cache: Redis answers again")
 )
 
-// turn waits until the flight has the lock on its key, if there is one, and returns nothing then; nor if the flight is to load
+// takeLock waits until the flight has the lock on its key, if there is one, and returns nothing then; nor if the flight is to load
 // without it, because no majority of the nodes answers, or because another process has it for too long. Otherwise the flight is
 // not to load: it returns what comes of it instead.
-func (c *core) turn(f *flight) *result {
+func (c *core) takeLock(f *flight) *result {
 	if c.redis == nil || c.redis.lock == nil {
 		return nil
 	}
@@ -263,17 +263,17 @@ func (c *core) turn(f *flight) *result {
 	if p := c.patience(f); p > 0 && time.Until(last) > p {
 		last = time.Now().Add(p)
 	}
-	f.turn = nil
+	f.lock = nil
 	leases := c.renewing(f, f.lease.period())
 	defer leases.stop()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for poll := time.Duration(0); ; {
-		t := c.redis.lock.newTurn(f.full, c.opts.Lease) // what is late of this attempt does nothing to the next one
+		t := c.redis.lock.newLock(f.full, c.opts.Lease) // what is late of this attempt does nothing to the next one
 		switch t.ask(f.aside()) {
 		case won:
 			c.stats.locks.Add(1)
-			f.turn = t
+			f.lock = t
 			return nil
 		case unavailable:
 			c.stats.lockless.Add(1)

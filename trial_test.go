@@ -146,7 +146,7 @@ type player struct {
 	told    perKey           // the newest versions of whose deletion it knows
 	served  [mostKeys]uint64 // bits: versions that the server has let it have
 	sent    map[string]int   // commands, by what they say; guarded by tr.mu
-	turns   int              // for which it has asked for votes; guarded by memServer.mu
+	locks   int              // for which it has asked for votes; guarded by memServer.mu
 	pushed  int              // messages to it; guarded by tr.mu
 }
 

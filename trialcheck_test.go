@@ -52,14 +52,14 @@ func (tr *trial) locked(key int) {
 		}
 		fs.mu.Unlock()
 		for _, f := range all {
-			if f.key != trialKeys[key] || f.over.Load() || f.turn == nil {
+			if f.key != trialKeys[key] || f.over.Load() || f.lock == nil {
 				continue
 			}
-			f.turn.mu.Lock()
-			if time.Now().Before(f.turn.until) && !f.turn.over {
+			f.lock.mu.Lock()
+			if time.Now().Before(f.lock.until) && !f.lock.over {
 				n++
 			}
-			f.turn.mu.Unlock()
+			f.lock.mu.Unlock()
 		}
 		if away := tr.seen["lost"] + tr.seen["late"] + tr.seen["refuse"] + tr.seen["node"]; tr.random == nil && away < 2 && p.cache.Stats().LocksUnavailable > 0 {
 			tr.s.Failf("%s finds no majority, and %d nodes are not there", p.name, away)
