@@ -317,13 +317,16 @@ func TestRedlockSplitVotes(t *testing.T) {
 		for _, node := range j {
 			node.Hold(nil)
 		}
-		split := 0
+		split, began := 0, time.Now()
 		for _, p := range ps {
 			p.calls.Wait()
 			split += int(p.cache.Stats().LocksBusy)
 		}
 		if split < 2 { // the last one may be in time for a vote that was given back
 			t.Errorf("%d have found the votes split", split)
+		}
+		if took := time.Since(began); took > 4*time.Second { // three loads, and pauses
+			t.Errorf("all were done after %v", took)
 		}
 		if origin.most != 1 || len(origin.all) != 3 {
 			t.Errorf("%d loads, %d at a time", len(origin.all), origin.most)

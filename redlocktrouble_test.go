@@ -40,6 +40,25 @@ func TestRedlockReleasesAll(t *testing.T) {
 	}
 }
 
+// Votes that are no majority are given back: nobody has the lock by them.
+func TestRedlockGivesVotesBack(t *testing.T) {
+	withJury(t, 3, func(t *testing.T, w *lab.World, j jury) {
+		ps := j.fleet(t, w, Options{}, "A", "B")
+		defer stopAll(ps)
+		j[2].CutOff("A", false)
+		ps["A"].get(background, "k", loads(10*time.Second, "v"))
+		time.Sleep(time.Second)
+		w.Redis.FlushAll()
+		ps["B"].get(background, "k", loads(0, "of B"))
+		for range 9 {
+			if held := j.locks(); held != "01" {
+				t.Errorf("the lock is at nodes %q", held)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
 // The lock of a process that is gone is over after a lease.
 func TestRedlockOfTheDead(t *testing.T) {
 	withJury(t, 3, func(t *testing.T, w *lab.World, j jury) {
