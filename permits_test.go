@@ -41,6 +41,24 @@ func TestPermitOfTheDead(t *testing.T) {
 	})
 }
 
+// A process that has more than its share hands permits on, though loads of its own wait too.
+func TestPermitHandedOn(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		ps := fleet(t, w, Options{MaxLoads: 2, FairLoads: true}, "A", "B")
+		defer stopAll(ps)
+		origin := &narrow{took: time.Second}
+		for i := range 20 {
+			ps["A"].get(background, strconv.Itoa(i), origin.load)
+		}
+		time.Sleep(500 * time.Millisecond)
+		b := ps["B"].get(background, "b", origin.load)
+		ps["B"].calls.Wait()
+		if b.err != nil || b.took > 3*time.Second {
+			t.Errorf("%v after %v", b.err, b.took)
+		}
+	})
+}
+
 // A permit that was handed over, and whose message was lost, is found.
 func TestPermitMessageLost(t *testing.T) {
 	bubble(t, func(t *testing.T, w *lab.World) {

@@ -42,7 +42,7 @@ var mutants = []mutant{
 	{"writes to memory come at once", "memory.go", "epoch) {\n	m.mu.Lock()\n	defer m.mu.Unlock()", "epoch) {", ""},
 	{"who leaves is counted as waiting", "callers.go", "	fs.room.waiting--\n", "", ""},
 	{"who has its answer is counted as waiting", "loader.go", "	fs.room.waiting -= int(f.callers)\n", "", ""},
-	{"a batch is turned away by its own keys", "loader.go", "fullLocked(f, waiting, b.parent)", "fullLocked(f, fs.room.waiting, b.parent)", ""},
+	{"a batch is turned away by its own keys", "loader.go", "fullLocked(f, waiting, b.parent)", "fullLocked(f, max(waiting, fs.room.waiting), b.parent)", ""},
 	{"loaders are turned away", "callers.go", "by == nil && (", "(", ""},
 	{"a lease that ends is not known to be lost", "tenure.go", "			t.watchLocked()\n", "", ""},
 	{"an extended lease ends as before", "tenure.go", "mine && until.After(t.until)", "mine && until.Before(t.until)", ""},
