@@ -331,13 +331,11 @@ func TestGuardLinks(t *testing.T) {
 	}
 }
 
-// docs/bugs.md has all of its numbers, and the scenarios, scenes and tests that it names exist; a row without any says
-// why.
-func TestGuardBugs(t *testing.T) {
-	b, err := os.ReadFile("docs/bugs.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+// testNamed is a test named in the docs.
+var testNamed = regexp.MustCompile("`((?:Test|Fuzz|Benchmark|Example)[A-Z]\\w*)`")
+
+// allTests is the text of all tests, those of the nested modules too.
+func allTests(t *testing.T) string {
 	var tests bytes.Buffer
 	for _, path := range files(t, "*_test.go") {
 		src, err := os.ReadFile(path)
@@ -346,8 +344,51 @@ func TestGuardBugs(t *testing.T) {
 		}
 		tests.Write(src)
 	}
+	return tests.String()
+}
+
+// docs/requirements.md has all of its rows, each says what shows it or why nothing does, and the tests that it and docs/lease.md name
+// exist.
+func TestGuardRequirements(t *testing.T) {
+	tests := allTests(t)
+	n := 0
+	for _, path := range []string{"docs/requirements.md", "docs/lease.md"} {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range testNamed.FindAllStringSubmatch(string(b), -1) {
+			if !strings.Contains(tests, "\nfunc "+m[1]+"(") {
+				t.Errorf("%s: no %s", path, m[1])
+			}
+		}
+		for l := range strings.Lines(string(b)) {
+			if !regexp.MustCompile(`^\| \d`).MatchString(l) {
+				continue
+			}
+			n++
+			cells := strings.Split(strings.Trim(strings.TrimSpace(l), "|"), "|")
+			if len(cells) != 3 || strings.TrimSpace(cells[0]) != fmt.Sprint(n) || strings.TrimSpace(cells[1]) == "" {
+				t.Errorf("%s: not row %d: %s", path, n, l)
+			} else if s := cells[2]; !strings.Contains(s, "`") && !strings.Contains(s, "](") && !strings.Contains(s, "Not done") {
+				t.Errorf("%s: row %d says neither what shows it nor why nothing does", path, n)
+			}
+		}
+	}
+	if n != 89 {
+		t.Errorf("%d rows", n)
+	}
+}
+
+// docs/bugs.md has all of its numbers, and the scenarios, scenes and tests that it names exist; a row without any says
+// why.
+func TestGuardBugs(t *testing.T) {
+	b, err := os.ReadFile("docs/bugs.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := allTests(t)
 	scene := regexp.MustCompile(`\[([a-z0-9-]+)(?:: ([^\]]+))?\]\(\.\./testdata/scenario/([a-z0-9-]+)\.txt\)`)
-	test := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`")
 	_, tables, _ := strings.Cut(string(b), "\n## ")
 	for i, table := range strings.Split(tables, "\n## ") {
 		n := 0
@@ -368,8 +409,8 @@ func TestGuardBugs(t *testing.T) {
 					t.Errorf("row %d: no scene %s", n, m[0])
 				}
 			}
-			for _, m := range test.FindAllStringSubmatch(here, -1) {
-				if !strings.Contains(tests.String(), "\nfunc "+m[1]+"(") {
+			for _, m := range testNamed.FindAllStringSubmatch(here, -1) {
+				if !strings.Contains(tests, "\nfunc "+m[1]+"(") {
 					t.Errorf("row %d: no %s", n, m[1])
 				}
 			}
