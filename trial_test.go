@@ -357,6 +357,8 @@ func (tr *trial) openAll(dead bool) {
 
 // remember notes what a process has been told, and when: all that it does follows from that.
 func (p *player) remember(what string) {
+	p.tr.mu.Lock() // when all gates stand open, votes come at the same time
+	defer p.tr.mu.Unlock()
 	if p.tr.random == nil {
 		p.history = append(p.history, fmt.Sprint(what, " at ", time.Since(p.tr.began)))
 	}
