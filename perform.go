@@ -70,8 +70,11 @@ func (f *flight) flight(key string) *flight {
 }
 
 func (f *flight) renew() bool {
-	f.extend()
-	return f.renewWith(f.aside())
+	held := f.renewWith(f.aside())
+	if f.locked() {
+		f.extend()
+	}
+	return held
 }
 
 // renewWith renews the lease, if there is one and it is not lost.
@@ -88,6 +91,7 @@ func (f *flight) renewWith(ctx context.Context) bool {
 	return false
 }
 
+// extend renews the lock.
 func (f *flight) extend() {
 	if f.lock.extend(f.aside()) {
 		f.c.stats.locksLost.Add(1)
