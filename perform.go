@@ -70,25 +70,11 @@ func (f *flight) flight(key string) *flight {
 }
 
 func (f *flight) renew() bool {
-	held := f.renewWith(f.aside())
+	held := f.lease.keep(f.aside())
 	if f.locked() {
 		f.extend()
 	}
 	return held
-}
-
-// renewWith renews the lease, if there is one and it is not lost.
-func (f *flight) renewWith(ctx context.Context) bool {
-	switch {
-	case f.lease == nil:
-		return true
-	case f.lease.isLost():
-		return false
-	case f.lease.renew(ctx):
-		return true
-	}
-	f.c.stats.lost.Add(1) // the load goes on: its callers want the value
-	return false
 }
 
 // extend renews the lock.

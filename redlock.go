@@ -264,7 +264,7 @@ func (c *core) takeLock(f *flight) *result {
 		last = time.Now().Add(p)
 	}
 	f.lock = nil
-	leases := c.renewing(f, f.lease.period())
+	leases := c.renewing(unlocked{f, f.lease, f.aside()}, f.lease.period())
 	defer leases.stop()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -309,6 +309,16 @@ func (c *core) takeLock(f *flight) *result {
 		}
 	}
 }
+
+// unlocked is a flight that waits for the lock: of its renewals the last one may still be under way when it has that.
+type unlocked struct {
+	task
+	lease *tenure
+	ctx   context.Context
+}
+
+func (u unlocked) renew() bool  { return u.lease.keep(u.ctx) }
+func (u unlocked) locked() bool { return false }
 
 // sleep waits, renews leases meanwhile, and returns an error if that ends it.
 func (f *flight) sleep(timer *time.Timer, d time.Duration, leases *renewals) error {

@@ -103,7 +103,7 @@ func (s *shift) renew() bool {
 		if m := senders[i]; m != nil {
 			all.Go(func() {
 				defer m.rests()
-				held[i] = f.renewWith(m)
+				held[i] = f.lease.keep(m)
 			})
 		}
 		if f.locked() {

@@ -38,6 +38,20 @@ func (t *tenure) renew(ctx context.Context) bool {
 	return mine || err != nil
 }
 
+// keep renews a lease that is not lost, and reports whether it is not. t may be nil: there is none to be lost.
+func (t *tenure) keep(ctx context.Context) bool {
+	switch {
+	case t == nil:
+		return true
+	case t.isLost():
+		return false
+	case t.renew(ctx):
+		return true
+	}
+	t.c.stats.lost.Add(1) // the load goes on: its callers want the value
+	return false
+}
+
 // extend is renew, with the error of a command without an answer.
 func (t *tenure) extend(ctx context.Context) (mine bool, err error) {
 	sent := time.Now()
