@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -36,6 +37,7 @@ type Server struct {
 
 	t    T
 	path string
+	conf []string // before all other arguments
 	args []string
 	env  []string
 	bus  string // port, in a cluster
@@ -181,9 +183,9 @@ func (s *Server) run() error {
 		return err
 	}
 	s.out.Reset()
-	cmd := exec.Command(s.path, append([]string{
+	cmd := exec.Command(s.path, slices.Concat(s.conf, []string{
 		"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", os.TempDir(),
-	}, s.args...)...)
+	}, s.args)...)
 	cmd.Env = append(os.Environ(), s.env...)
 	cmd.Stdout, cmd.Stderr = &s.out, &s.out
 	done, err := Launch(cmd)
