@@ -40,6 +40,44 @@ func TestRedlockReleasesAll(t *testing.T) {
 	}
 }
 
+// Close, its Redis's too, and the end of the last caller's context end the waiting for a lock.
+func TestRedlockWaitingEnds(t *testing.T) {
+	for name, end := range map[string]func(p *proc, cancel func()){
+		"Close":      func(p *proc, _ func()) { _ = p.cache.Close() },
+		"closed":     func(p *proc, _ func()) { _ = p.rds.Close() },
+		"cancelled":  func(_ *proc, cancel func()) { cancel() },
+		"everything": func(p *proc, cancel func()) { cancel(); _ = p.cache.Close(); _ = p.rds.Close() },
+	} {
+		withJury(t, 3, func(t *testing.T, w *lab.World, j jury) {
+			ps := j.fleet(t, w, Options{CancelAbandoned: true}, "A", "B")
+			defer stopAll(ps)
+			ps["A"].get(background, "k", loads(10*time.Second, "v"))
+			time.Sleep(time.Second)
+			w.Redis.FlushAll()
+			ctx, cancel := context.WithCancel(background)
+			defer cancel()
+			b := ps["B"].get(ctx, "k", loads(0, "of B"))
+			time.Sleep(time.Second)
+			end(ps["B"], cancel)
+			if name == "closed" { // at the next look
+				time.Sleep(pollMost * 3 / 2)
+			}
+			synctest.Wait()
+			switch {
+			case name == "closed":
+				b.must(t, "of B", nil, b.took)
+			case !b.done || !errors.Is(b.err, ErrClosed) && !errors.Is(b.err, context.Canceled):
+				t.Errorf("%s: %v %v", name, b.done, b.err)
+			case holder(w, fullKey) != (record.Owner{}):
+				t.Errorf("%s: the lease is left", name)
+			}
+			if held := j.locks(); held != "012" {
+				t.Errorf("%s: the lock of A is at nodes %q", name, held)
+			}
+		})
+	}
+}
+
 // Votes that are no majority are given back: nobody has the lock by them.
 func TestRedlockGivesVotesBack(t *testing.T) {
 	withJury(t, 3, func(t *testing.T, w *lab.World, j jury) {
