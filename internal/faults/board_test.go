@@ -13,10 +13,13 @@ import (
 // board is memory that all processes of a plan share: the origin, and what has been promised about it. It orders events
 // of different processes without a clock: what a caller finds here before it asks, it may count on in the answer.
 type board struct {
-	// restores is raised before a restart that may lose deletions, and between two values of it nothing is promised.
+	// restores is raised when deletions may have been lost, and between two values of it nothing is promised.
 	restores atomic.Uint64
-	keys     [boardKeys]boardKey
-	workers  [boardWorkers]boardWorker
+	// turns is raised when a time in which nothing is promised begins or ends, and open is the number of those there are.
+	turns   atomic.Uint64
+	open    atomic.Int64
+	keys    [boardKeys]boardKey
+	workers [boardWorkers]boardWorker
 }
 
 const (
@@ -43,7 +46,9 @@ type boardWorker struct {
 	calls, updates, unconfirmed            atomic.Uint64
 	loads, duplicates                      atomic.Uint64
 	own, ended, panics, abandoned          atomic.Uint64 // errors of the loader's, of the caller's context, ...
-	memoryStale, lostStale                 atomic.Uint64
+	memoryStale, lostStale, unjudged       atomic.Uint64
+	shards                                 atomic.Int64 // that a Ring believes to be up
+	goroutines, heap, resident             atomic.Int64 // of the last look; bytes
 	memoryOldest, longestWait, latestEnded atomic.Int64 // ns
 }
 
@@ -94,6 +99,20 @@ func raise[T uint64 | int64](a interface {
 
 // versionBits are those of a floor that hold the version.
 const versionBits = 40
+
+// window begins a time in which nothing is promised about what callers get, since two servers may answer for a key, and
+// at the end of which, if loses says so, deletions may have been lost.
+func (b *board) window(loses bool) (end func()) {
+	turn := func(n int64) {
+		if loses {
+			b.restore()
+		}
+		b.open.Add(n)
+		b.turns.Add(1)
+	}
+	turn(1)
+	return func() { turn(-1) }
+}
 
 // restore is called before a restart that may lose deletions.
 func (b *board) restore() {

@@ -26,31 +26,36 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// seeds are the plans to be played: those that CACHE_FAULTS names, as in "7" or "1-100", or a few.
-func seeds(t *testing.T) (found []uint64) {
+// plans are those to be played, which CACHE_FAULTS names, as in "7", "1-100", "cluster:1-30 ring:2", or a few.
+func plans(t *testing.T) (found []*plan) {
 	t.Helper()
-	first, last, several := strings.Cut(cmp.Or(os.Getenv("CACHE_FAULTS"), "1-4"), "-")
-	a, err := strconv.ParseUint(first, 10, 32)
-	b := a
-	if err == nil && several {
-		b, err = strconv.ParseUint(last, 10, 32)
-	}
-	if err != nil {
-		t.Fatalf("CACHE_FAULTS: %v", err)
-	}
-	for s := a; s <= b; s++ {
-		found = append(found, s)
+	for _, names := range strings.Fields(cmp.Or(os.Getenv("CACHE_FAULTS"), "1-4 cluster:1 sentinel:1 ring:1")) {
+		where, seeds, ok := strings.Cut(names, ":")
+		if !ok {
+			where, seeds = "one", names
+		}
+		first, last, several := strings.Cut(seeds, "-")
+		a, err := strconv.ParseUint(first, 10, 32)
+		b := a
+		if err == nil && several {
+			b, err = strconv.ParseUint(last, 10, 32)
+		}
+		if err != nil || !slices.Contains(wheres, where) {
+			t.Fatalf("CACHE_FAULTS has %q: %v", names, err)
+		}
+		for s := a; s <= b; s++ {
+			found = append(found, newPlan(where, s))
+		}
 	}
 	return found
 }
 
 // TestFaults plays plans and holds what callers saw against the promises. A plan that breaks one is printed, and
-// CACHE_FAULTS=its seed plays it again, though not with the same timing.
+// CACHE_FAULTS=its name plays it again, though not with the same timing.
 func TestFaults(t *testing.T) {
-	var results []*result
-	for _, seed := range seeds(t) {
-		ok := t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
-			p := newPlan(seed)
+	results := make(map[string][]*result)
+	for _, p := range plans(t) {
+		ok := t.Run(p.name(), func(t *testing.T) {
 			f := newFleet(t, p)
 			f.play()
 			f.check()
@@ -61,20 +66,21 @@ func TestFaults(t *testing.T) {
 			}
 			r := f.result()
 			t.Log(r)
-			results = append(results, r)
+			results[p.where] = append(results[p.where], r)
 		})
 		if !ok && testing.Verbose() {
-			t.Logf("plan %d failed", seed)
+			t.Logf("plan %s failed", p.name())
 		}
 	}
 	if testing.Verbose() {
-		t.Log("\n" + table(results))
+		for where, rs := range results {
+			t.Logf("%s\n%s", where, table(rs))
+		}
 	}
 }
 
 // result is what a plan showed.
 type result struct {
-	seed   uint64
 	faults map[string]int
 	broken map[string]int // by promise
 	boardSums
@@ -83,13 +89,14 @@ type result struct {
 type boardSums struct {
 	calls, updates, unconfirmed, loads, duplicates uint64
 	own, ended, panics, abandoned                  uint64
-	memoryStale, lostStale                         uint64
+	memoryStale, lostStale, unjudged               uint64
+	failovers                                      int // that nobody had planned
 	memoryOldest, longestWait, latestEnded         time.Duration
 	recovery                                       time.Duration
 }
 
 func (f *fleet) result() *result {
-	r := &result{seed: f.plan.seed, faults: make(map[string]int), broken: make(map[string]int)}
+	r := &result{faults: make(map[string]int), broken: make(map[string]int)}
 	for _, b := range f.broken {
 		r.broken[b[:strings.IndexAny(b, " :")]]++
 	}
@@ -101,10 +108,12 @@ func (f *fleet) result() *result {
 		r.add(&boardSums{
 			w.calls.Load(), w.updates.Load(), w.unconfirmed.Load(), w.loads.Load(), w.duplicates.Load(),
 			w.own.Load(), w.ended.Load(), w.panics.Load(), w.abandoned.Load(), w.memoryStale.Load(), w.lostStale.Load(),
+			w.unjudged.Load(), 0,
 			time.Duration(w.memoryOldest.Load()), time.Duration(w.longestWait.Load()), time.Duration(w.latestEnded.Load()),
 			f.recovery,
 		})
 	}
+	r.failovers = f.own
 	return r
 }
 
@@ -120,6 +129,8 @@ func (s *boardSums) add(o *boardSums) {
 	s.abandoned += o.abandoned
 	s.memoryStale += o.memoryStale
 	s.lostStale += o.lostStale
+	s.unjudged += o.unjudged
+	s.failovers += o.failovers
 	s.memoryOldest = max(s.memoryOldest, o.memoryOldest)
 	s.longestWait = max(s.longestWait, o.longestWait)
 	s.latestEnded = max(s.latestEnded, o.latestEnded)
@@ -175,7 +186,11 @@ func table(results []*result) string {
 	row("**other promises broken**", others)
 	row("values older than a deletion, from another process's memory before it heard of it", s.memoryStale)
 	row("... at most, after the deletion was confirmed", ms(s.memoryOldest))
-	row("values older than a deletion that a restart with an old snapshot has lost", s.lostStale)
+	row("values older than a deletion that a failover or a restart with an old snapshot has lost", s.lostStale)
+	row("values while such a fault lasted, of which nothing is promised", s.unjudged)
+	if s.failovers > 0 {
+		row("failovers that were not planned: this machine was busy", s.failovers)
+	}
 	row("longest call", ms(s.longestWait))
 	row("latest return after a caller's deadline", ms(s.latestEnded))
 	row("longest time from the last fault until a cold key was loaded once again", ms(s.recovery))

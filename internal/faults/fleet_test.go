@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,23 +21,27 @@ import (
 	"github.com/bellwether-go/cache/internal/realredis"
 )
 
-// fleet is what a plan is played on: a server, processes, and a proxy before each.
+// fleet is what a plan is played on: servers, processes, and a proxy between each two of them.
 type fleet struct {
-	t       *testing.T
-	plan    *plan
-	server  *realredis.Server
-	dump    string // the server's snapshot
-	admin   *redis.Client
-	proxies []*proxy.Proxy
-	path    string
-	board   *board
-	slots   int
+	t         *testing.T
+	plan      *plan
+	data      []*realredis.Server // those that have keys
+	admins    []*redis.Client     // of data
+	sentinels []*realredis.Server
+	dump      string           // the snapshot of the one server
+	proxies   [][]*proxy.Proxy // by process and server: data, then sentinels
+	path      string
+	board     *board
+	slots     int
+	epoch     string // of the failover that is over
 
 	recovery time.Duration // from the last fault to a cold key that is loaded once
+	own      int           // failovers that were no fault of the plan's
 
 	mu      sync.Mutex
 	members []*member // guarded by mu
 	broken  []string  // guarded by mu
+	atEnd   []func()  // guarded by mu until the faults are over
 }
 
 // member is a process.
@@ -54,11 +57,13 @@ const patience = 30 * time.Second // for anything that a process is asked to do
 
 func newFleet(t *testing.T, p *plan) *fleet {
 	t.Helper()
-	dir := t.TempDir()
-	f := &fleet{t: t, plan: p, dump: filepath.Join(dir, "dump.rdb")}
+	f := &fleet{t: t, plan: p}
 	f.path, f.board = newBoard(t)
-	f.server = realredis.StartWithClock(t, "--enable-debug-command", "yes", "--dir", dir)
-	f.admin = f.server.Client(func(o *redis.Options) { o.ReadTimeout = patience })
+	f.startServers()
+	for _, s := range f.data {
+		f.admins = append(f.admins, s.Client(func(o *redis.Options) { o.ReadTimeout = patience }))
+	}
+	f.settle()
 	t.Cleanup(func() {
 		for _, m := range f.members {
 			_ = m.cmd.Process.Signal(syscall.SIGCONT)
@@ -67,7 +72,11 @@ func newFleet(t *testing.T, p *plan) *fleet {
 		}
 	})
 	for _, j := range p.workers {
-		f.proxies = append(f.proxies, proxy.Start(t, f.server.Addr))
+		var links []*proxy.Proxy
+		for _, s := range f.servers() {
+			links = append(links, proxy.Start(t, s.Addr))
+		}
+		f.proxies = append(f.proxies, links)
 		m, err := f.start(j)
 		if err != nil {
 			t.Fatal(err)
@@ -79,7 +88,10 @@ func newFleet(t *testing.T, p *plan) *fleet {
 
 // start starts a process and waits until it is ready.
 func (f *fleet) start(j job) (*member, error) {
-	j.Board, j.Slot, j.Redis = f.path, f.slots, f.proxies[j.Name].Addr
+	j.Board, j.Slot, j.Addrs, j.Proxies = f.path, f.slots, f.addrs(), make(map[string]string)
+	for i, s := range f.servers() {
+		j.Proxies[s.Addr] = f.proxies[j.Name][i].Addr
+	}
 	f.slots++
 	spec, err := json.Marshal(j)
 	if err != nil {
@@ -146,7 +158,7 @@ func (f *fleet) tell(order, answer string) bool {
 	for _, m := range f.members {
 		line, err := m.hear()
 		if err != nil {
-			f.t.Fatalf("plan %d: %s: %v", f.plan.seed, order, err)
+			f.t.Fatalf("plan %s: %s: %v", f.plan.name(), order, err)
 		}
 		all = all && line == answer
 	}
@@ -168,7 +180,7 @@ func (f *fleet) play() {
 	others.Go(func() { track(false) })
 	track(true)
 	others.Wait()
-	wait(time.Until(began.Add(planFaults + planFirst)))
+	wait(time.Until(began.Add(f.plan.lasts() + planFirst)))
 }
 
 // wait is for faults that last.
@@ -177,31 +189,40 @@ func wait(d time.Duration) { <-time.NewTimer(d).C }
 // happen makes a fault happen and, if it lasts, ends it.
 func (f *fleet) happen(ft fault) {
 	if ft.process < 0 {
-		f.happenToServer(ft)
+		if f.plan.where == "one" {
+			f.happenToServer(ft)
+		} else {
+			f.happenToServers(ft)
+		}
 		return
 	}
-	p := f.proxies[ft.process]
 	switch ft.kind {
 	case "connections cut":
-		p.Cut()
+		f.links(ft, (*proxy.Proxy).Cut)
 	case "unreachable":
-		p.Refuse(true)
+		defer f.rehash()()
+		f.links(ft, func(p *proxy.Proxy) { p.Refuse(true) })
 		wait(ft.lasts)
-		p.Refuse(false)
+		f.links(ft, func(p *proxy.Proxy) { p.Refuse(false) })
 	case "half-open connections":
-		p.HalfOpen()
+		f.later(f.rehash())
+		f.links(ft, (*proxy.Proxy).HalfOpen)
 	case "latency":
-		p.Delay(ft.amount)
+		f.links(ft, func(p *proxy.Proxy) { p.Delay(ft.amount) })
 		wait(ft.lasts)
-		p.Delay(0)
+		f.links(ft, func(p *proxy.Proxy) { p.Delay(0) })
 	case "1-byte reads":
-		p.Trickle(true)
+		f.links(ft, func(p *proxy.Proxy) { p.Trickle(true) })
 		wait(ft.lasts)
-		p.Trickle(false)
+		f.links(ft, func(p *proxy.Proxy) { p.Trickle(false) })
 	case "replies lost":
-		p.Tamper(times(ft.count, func(reply []byte) []byte { return nil }))
+		f.links(ft, func(p *proxy.Proxy) {
+			p.Tamper(times(ft.count, func(reply []byte) []byte { return nil }))
+		})
 	case "replies repeated":
-		p.Tamper(times(ft.count, func(reply []byte) []byte { return append(append([]byte(nil), reply...), reply...) }))
+		f.links(ft, func(p *proxy.Proxy) {
+			p.Tamper(times(ft.count, func(reply []byte) []byte { return append(append([]byte(nil), reply...), reply...) }))
+		})
 	case "process SIGSTOP":
 		m := f.members[ft.process]
 		stopped := &f.board.workers[m.Slot].stopped
@@ -223,9 +244,22 @@ func (f *fleet) happen(ft fault) {
 			f.t.Error(err)
 			return
 		}
+		f.mu.Lock()
 		f.members[ft.process] = next
+		f.mu.Unlock()
 	default:
 		panic(ft.kind)
+	}
+}
+
+// links does something to the connections of a process: those to all servers or to one.
+func (f *fleet) links(ft fault, do func(*proxy.Proxy)) {
+	all := f.proxies[ft.process]
+	if ft.node >= 0 {
+		all = all[ft.node%len(all):][:1]
+	}
+	for _, p := range all {
+		do(p)
 	}
 }
 
@@ -249,88 +283,15 @@ func times(n int, change func(reply []byte) []byte) proxy.Tamper {
 	}
 }
 
-func (f *fleet) happenToServer(ft fault) {
-	ctx := context.Background()
-	must := func(err error) {
-		if err != nil {
-			f.t.Errorf("%s: %v", ft.kind, err)
-		}
-	}
-	switch ft.kind {
-	case "kill -9, restart empty":
-		_ = os.Remove(f.dump)
-		f.server.Kill()
-		wait(ft.lasts)
-		f.server.Restart()
-	case "kill -9, restart with an old snapshot":
-		f.board.restore()
-		f.server.Kill()
-		wait(ft.lasts)
-		f.server.Restart()
-	case "SIGSTOP":
-		must(f.server.Process().Signal(syscall.SIGSTOP))
-		wait(ft.lasts)
-		must(f.server.Process().Signal(syscall.SIGCONT))
-	case "DEBUG SLEEP":
-		must(f.admin.Do(ctx, "DEBUG", "SLEEP", ft.lasts.Seconds()).Err())
-	case "SCRIPT FLUSH":
-		must(f.admin.ScriptFlush(ctx).Err())
-	case "FLUSHALL":
-		must(f.admin.FlushAll(ctx).Err())
-	case "CLIENT KILL":
-		must(f.admin.Do(ctx, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Err())
-		must(f.admin.Do(ctx, "CLIENT", "KILL", "TYPE", "pubsub").Err())
-	case "clock jumps":
-		f.server.SetClock(ft.amount)
-	case "out of memory":
-		must(f.admin.ConfigSet(ctx, "maxmemory", "1").Err())
-		wait(ft.lasts)
-		must(f.admin.ConfigSet(ctx, "maxmemory", "0").Err())
-	case "read-only":
-		must(f.admin.Do(ctx, "REPLICAOF", "127.0.0.1", "1").Err())
-		wait(ft.lasts)
-		must(f.admin.Do(ctx, "REPLICAOF", "NO", "ONE").Err())
-	case "garbage under keys":
-		for i := range ft.count {
-			must(f.garbage(ctx, i, "cache:faults:"+keyName((int(f.plan.seed)+i)%hotKeys)))
-		}
-	default:
-		panic(ft.kind)
-	}
-	must(f.admin.Save(ctx).Err()) // an old snapshot for later
-}
-
-// garbage spoils a key in one of several ways.
-func (f *fleet) garbage(ctx context.Context, way int, key string) error {
-	raw, err := f.admin.Get(ctx, key).Bytes()
-	if err == nil && len(raw) > 0 {
-		switch way % 6 {
-		case 0: // a flipped bit
-			raw[int(f.plan.seed)*7%len(raw)] ^= 1
-			return f.admin.Set(ctx, key, raw, redis.KeepTTL).Err()
-		case 1: // cut short
-			return f.admin.Set(ctx, key, raw[:len(raw)/2], redis.KeepTTL).Err()
-		case 2: // of another key
-			return f.admin.Set(ctx, key+"0", raw, time.Minute).Err()
-		}
-	}
-	if way%6 == 3 { // of another type
-		_, err = f.admin.TxPipelined(ctx, func(p redis.Pipeliner) error {
-			p.Del(ctx, key)
-			p.LPush(ctx, key, "x")
-			p.Expire(ctx, key, time.Minute)
-			return nil
-		})
-		return err
-	}
-	return f.admin.Set(ctx, key, strings.Repeat("bw1V", way*100), time.Minute).Err()
-}
-
 // check looks at what is left when the faults are over.
 func (f *fleet) check() {
 	ctx := context.Background()
 	over := time.Now()
 	f.tell("quiet", "quiet")
+	f.unplanned()
+	for _, end := range f.atEnd {
+		end()
+	}
 
 	// P2: a cold key is loaded once: as soon as the breaker, which looks once a second, has closed and go-redis has found
 	// its dead connections, one by one. A busy machine, too, now and then does not answer within the budget.
@@ -382,31 +343,40 @@ func (f *fleet) check() {
 
 	// P9: nothing without an end, and nothing left after Close.
 	f.tell("close", "closed")
-	for i, p := range f.proxies {
-		if !f.until(func() bool { return p.Clients() == 0 }) {
-			f.violation("P9: %d connections of process %c are left", p.Clients(), 'A'+i)
+	for i, links := range f.proxies {
+		for _, p := range links {
+			if !f.until(func() bool { return p.Clients() == 0 }) {
+				f.violation("P9: %d connections of process %c are left", p.Clients(), 'A'+i)
+			}
+			p.Cut() // of half-open ones the server knows nothing
 		}
-		p.Cut() // of half-open ones the server knows nothing
 	}
-	keys, err := f.admin.Keys(ctx, "cache:*").Result()
+	for _, admin := range f.masters() {
+		f.nothingLeft(ctx, admin)
+	}
+	for _, m := range f.members {
+		_ = m.in.Close()
+		<-m.ended
+	}
+}
+
+// nothingLeft looks for what a server still has.
+func (f *fleet) nothingLeft(ctx context.Context, admin *redis.Client) {
+	keys, err := admin.Keys(ctx, "cache:*").Result()
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	for _, key := range keys {
-		if ttl, err := f.admin.PTTL(ctx, key).Result(); err != nil || ttl == -1 {
+		if ttl, err := admin.PTTL(ctx, key).Result(); err != nil || ttl == -1 {
 			f.violation("P9: %s has TTL %v, %v", key, ttl, err)
 		}
 	}
 	var channels []string
 	if !f.until(func() bool {
-		channels, err = f.admin.PubSubChannels(ctx, "*").Result()
+		channels, err = admin.PubSubChannels(ctx, "{cache}*").Result()
 		return err == nil && len(channels) == 0
 	}) {
 		f.violation("P9: subscriptions %q, %v", channels, err)
-	}
-	for _, m := range f.members {
-		_ = m.in.Close()
-		<-m.ended
 	}
 }
 
@@ -425,18 +395,20 @@ func (f *fleet) until(ok func() bool) bool {
 	return true
 }
 
-// commands returns how often the server has executed each command.
+// commands returns how often the servers have executed each command.
 func (f *fleet) commands(ctx context.Context) map[string]int {
 	f.t.Helper()
-	info, err := f.admin.InfoMap(ctx, "commandstats").Result()
-	if err != nil {
-		f.t.Fatal(err)
-	}
 	found := make(map[string]int)
-	for name, stat := range info["Commandstats"] {
-		calls, _, _ := strings.Cut(strings.TrimPrefix(stat, "calls="), ",")
-		n, _ := strconv.Atoi(calls)
-		found[strings.TrimPrefix(name, "cmdstat_")] = n
+	for _, admin := range f.masters() {
+		info, err := admin.InfoMap(ctx, "commandstats").Result()
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		for name, stat := range info["Commandstats"] {
+			calls, _, _ := strings.Cut(strings.TrimPrefix(stat, "calls="), ",")
+			n, _ := strconv.Atoi(calls)
+			found[strings.TrimPrefix(name, "cmdstat_")] += n
+		}
 	}
 	return found
 }

@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// plan is a fleet and what happens to it, decided by a seed.
+// plan is a fleet and what happens to it, decided by where it plays and a seed.
 type plan struct {
+	where   string // one of wheres
 	seed    uint64
 	workers []job // their names, protocols and memories
 	faults  []fault
@@ -20,6 +21,7 @@ type fault struct {
 	at, lasts time.Duration
 	kind      string
 	process   int // -1: it is not about a process
+	node      int // of those that it is about, modulo their number; -1: of all
 	amount    time.Duration
 	count     int
 }
@@ -35,32 +37,53 @@ var (
 		"replies repeated",
 	}
 	ofProcess = []string{"process SIGSTOP", "process kill -9"}
+
+	ofAny     = []string{"SCRIPT FLUSH", "FLUSHALL", "CLIENT KILL", "out of memory"}
+	ofCluster = append([]string{
+		"master killed", "master killed, replica lags", "master SIGSTOP", "CLUSTER FAILOVER", "replica killed",
+		"slots migrate", "slots migrate", "slots migrate",
+	}, ofAny...)
+	ofSentinel = append([]string{
+		"master killed", "master killed, replica lags", "master SIGSTOP", "SENTINEL FAILOVER", "replica killed", "sentinel killed",
+	}, ofAny...)
+	ofRing = append([]string{"shard killed", "shard SIGSTOP"}, ofAny...)
 )
 
-const (
-	planFirst  = 300 * time.Millisecond
-	planFaults = 3 * time.Second
+// Where plans play, and the kinds of faults there.
+var (
+	wheres  = []string{"one", "cluster", "sentinel", "ring"}
+	ofWhere = map[string][]string{"one": ofServer, "cluster": ofCluster, "sentinel": ofSentinel, "ring": ofRing}
 )
+
+const planFirst = 300 * time.Millisecond
+
+// lasts returns for how long faults begin.
+func (p *plan) lasts() time.Duration {
+	if p.where == "one" {
+		return 3 * time.Second
+	}
+	return 6 * time.Second
+}
 
 // newPlan makes the plan of a seed.
-func newPlan(seed uint64) *plan {
-	rng := rand.New(rand.NewPCG(seed, 0))
+func newPlan(where string, seed uint64) *plan {
+	rng := rand.New(rand.NewPCG(seed, uint64(slices.Index(wheres, where))))
 	between := func(from, to time.Duration) time.Duration {
 		return (from + time.Duration(rng.Int64N(int64(to-from)))).Truncate(time.Millisecond)
 	}
-	p := &plan{seed: seed}
+	p := &plan{where: where, seed: seed}
 	ttl := []time.Duration{time.Second, time.Minute}[rng.IntN(2)]
 	for i := range 3 {
 		p.workers = append(p.workers, job{
-			Seed: seed, Name: i, Protocol: 2 + rng.IntN(2), TTL: ttl, Abandon: rng.IntN(4) == 0,
+			Where: where, Seed: seed, Name: i, Protocol: 2 + rng.IntN(2), TTL: ttl, Abandon: rng.IntN(4) == 0,
 			Tags:     seed%2 == 0,
 			Stale:    seed%3 == 0,
 			LocalTTL: []time.Duration{-1, -1, 400 * time.Millisecond, ttl}[rng.IntN(4)],
 		})
 	}
 	track := func(kinds []string) {
-		for at := between(planFirst, 2*planFirst); at < planFaults; at += between(50*time.Millisecond, 400*time.Millisecond) {
-			f := fault{at: at, kind: kinds[rng.IntN(len(kinds))], process: -1}
+		for at := between(planFirst, 2*planFirst); at < p.lasts(); at += between(50*time.Millisecond, 400*time.Millisecond) {
+			f := fault{at: at, kind: kinds[rng.IntN(len(kinds))], process: -1, node: -1}
 			switch f.kind {
 			case "kill -9, restart empty", "kill -9, restart with an old snapshot":
 				f.lasts = between(time.Millisecond, 600*time.Millisecond)
@@ -72,6 +95,12 @@ func newPlan(seed uint64) *plan {
 				f.amount = []time.Duration{
 					time.Hour, -time.Hour, 10 * time.Second, -10 * time.Second, 200 * time.Millisecond, -200 * time.Millisecond, 0,
 				}[rng.IntN(7)]
+			case "master SIGSTOP", "shard SIGSTOP":
+				f.lasts = between(10*time.Millisecond, 2*down)
+			case "shard killed", "replica killed", "sentinel killed":
+				f.lasts = between(time.Millisecond, 2*down)
+			case "master killed, replica lags":
+				f.amount = between(10*time.Millisecond, 600*time.Millisecond)
 			case "unreachable", "out of memory", "read-only", "1-byte reads":
 				f.lasts = between(10*time.Millisecond, 600*time.Millisecond)
 			case "latency":
@@ -82,22 +111,33 @@ func newPlan(seed uint64) *plan {
 			case "garbage under keys":
 				f.count = 1 + rng.IntN(hotKeys)
 			}
-			if !slices.Contains(ofServer, f.kind) {
+			if !slices.Contains(ofWhere[where], f.kind) {
 				f.process = rng.IntN(len(p.workers))
+			}
+			if where != "one" && (f.process < 0 || rng.IntN(2) == 0) {
+				f.node = rng.IntN(1000)
 			}
 			p.faults = append(p.faults, f)
 			at += f.lasts
 		}
 	}
-	track(ofServer)
+	track(ofWhere[where])
 	track(slices.Concat(ofNetwork, ofNetwork, ofProcess))
 	slices.SortStableFunc(p.faults, func(a, b fault) int { return int(a.at - b.at) })
 	return p
 }
 
+// name is what CACHE_FAULTS has for it.
+func (p *plan) name() string {
+	if p.where == "one" {
+		return fmt.Sprint(p.seed)
+	}
+	return fmt.Sprintf("%s:%d", p.where, p.seed)
+}
+
 func (p *plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "plan %d: TTL %v,", p.seed, p.workers[0].TTL)
+	fmt.Fprintf(&b, "plan %s: TTL %v,", p.name(), p.workers[0].TTL)
 	if p.workers[0].Stale {
 		b.WriteString(" stale values are served,")
 	}
@@ -114,6 +154,9 @@ func (p *plan) String() string {
 			fmt.Fprintf(&b, "%c: ", 'A'+f.process)
 		}
 		b.WriteString(f.kind)
+		if f.node >= 0 {
+			fmt.Fprintf(&b, " [%d]", f.node)
+		}
 		if f.amount != 0 {
 			fmt.Fprintf(&b, " %v", f.amount)
 		}

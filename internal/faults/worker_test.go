@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"runtime"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/bellwether-go/cache"
+	"github.com/bellwether-go/cache/internal/realredis"
 )
 
 // workerVariable makes this test binary a worker: it holds a job.
@@ -28,7 +30,9 @@ type job struct {
 	Slot     int // on the board
 	Seed     uint64
 	Name     int // of 0, 1, ...; whoever takes the place of a process that was killed has its name
-	Redis    string
+	Where    string
+	Addrs    []string          // for the client
+	Proxies  map[string]string // the address to dial, by that of the server
 	Protocol int
 	TTL      time.Duration
 	LocalTTL time.Duration
@@ -66,7 +70,7 @@ type worker struct {
 	job
 	board  *board
 	me     *boardWorker
-	client *redis.Client
+	client redis.UniversalClient
 	rds    *cache.Redis
 	cache  *cache.Cache[value]
 	floors [boardKeys]atomic.Uint64 // like those of the board, by this process's own deletions
@@ -85,9 +89,7 @@ func work(spec string) error {
 		return err
 	}
 	w.me = &w.board.workers[w.Slot]
-	w.client = redis.NewClient(&redis.Options{
-		Addr: w.Redis, Protocol: w.Protocol, ReadTimeout: 500 * time.Millisecond, DialTimeout: 500 * time.Millisecond,
-	})
+	w.client = w.connect()
 	if w.rds, err = cache.NewRedis(w.client, cache.RedisOptions{}); err != nil {
 		return err
 	}
@@ -106,6 +108,8 @@ func work(spec string) error {
 	for i := range callers {
 		load.Go(func() { w.call(i, end) })
 	}
+	closed := make(chan struct{})
+	go w.watch(closed)
 	w.say("ready")
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
@@ -140,12 +144,68 @@ func work(spec string) error {
 			if n := w.client.PoolStats().PubSubStats.Active; n > 0 {
 				w.broken("P9", "%d subscriptions are left", n)
 			}
+			close(closed)
 			_ = w.client.Close()
 			w.leaks()
 			w.say("closed")
 		}
 	}
 	return in.Err()
+}
+
+// connect returns a client of which all connections go through proxies.
+func (w *worker) connect() redis.UniversalClient {
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		through, ok := w.Proxies[addr]
+		if !ok {
+			w.broken("test", "no proxy for %s", addr)
+		}
+		return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, through)
+	}
+	switch w.Where {
+	case "cluster":
+		return redis.NewClusterClient(&redis.ClusterOptions{
+			Addrs: w.Addrs, Dialer: dial, Protocol: w.Protocol, ReadTimeout: readTimeout, DialTimeout: dialTimeout,
+		})
+	case "sentinel":
+		return redis.NewFailoverClient(&redis.FailoverOptions{
+			MasterName: realredis.SentinelMaster, SentinelAddrs: w.Addrs, Dialer: dial, Protocol: w.Protocol,
+			ReadTimeout: readTimeout, DialTimeout: dialTimeout,
+		})
+	case "ring":
+		shards := make(map[string]string)
+		for i, addr := range w.Addrs {
+			shards[fmt.Sprint("shard", i)] = addr
+		}
+		return redis.NewRing(&redis.RingOptions{
+			Addrs: shards, Dialer: dial, Protocol: w.Protocol, ReadTimeout: readTimeout, DialTimeout: dialTimeout,
+			HeartbeatFrequency: 100 * time.Millisecond,
+		})
+	}
+	return redis.NewClient(&redis.Options{
+		Addr: w.Addrs[0], Dialer: dial, Protocol: w.Protocol, ReadTimeout: readTimeout, DialTimeout: dialTimeout,
+	})
+}
+
+const (
+	readTimeout = 500 * time.Millisecond
+	dialTimeout = 500 * time.Millisecond
+)
+
+// watch writes on the board how the process is.
+func (w *worker) watch(closed <-chan struct{}) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if ring, ok := w.client.(*redis.Ring); ok {
+			w.me.shards.Store(int64(ring.Len()))
+		}
+		select {
+		case <-tick.C:
+		case <-closed:
+			return
+		}
+	}
 }
 
 type quiet struct{}
@@ -331,6 +391,8 @@ type question struct {
 	at       time.Time
 	stopped  int64
 	restores uint64
+	turns    uint64
+	judged   bool
 	own      uint64 // the oldest version that this process may return from anywhere
 	floor    uint64 // ... that any may return, but for its memory
 	lost     uint64
@@ -338,8 +400,9 @@ type question struct {
 
 func (w *worker) asks(i int) question {
 	k, restores := &w.board.keys[i], w.board.restores.Load()
+	turns := w.board.turns.Load()
 	return question{
-		w: w, i: i, restores: restores, own: leastOf(&w.floors[i], restores), floor: k.least(restores), lost: k.lost.Load(),
+		w: w, i: i, restores: restores, turns: turns, judged: w.board.open.Load() == 0, own: leastOf(&w.floors[i], restores), floor: k.least(restores), lost: k.lost.Load(),
 		at: time.Now(), stopped: w.me.stopped.Load(),
 	}
 }
@@ -352,8 +415,8 @@ func (q *question) answered(v value) {
 		w.broken("P10", "%s has the value of %q", keyName(q.i), v.Key)
 	case v.Version > k.version.Load():
 		w.broken("P10", "%s has version %d, which is not there yet", keyName(q.i), v.Version)
-	case w.board.restores.Load() != q.restores:
-		// Nothing is promised about a call during such a restart.
+	case !q.judged || w.board.turns.Load() != q.turns || w.board.restores.Load() != q.restores:
+		w.me.unjudged.Add(1)
 	case v.Version < q.floor:
 		age := k.outdated(v.Version, q.floor, q.at)
 		switch {

@@ -55,18 +55,21 @@ func StartSentinel(t T, n int, down time.Duration) (servers, sentinels []*Server
 }
 
 // knows reports whether a field of what a sentinel says about its master has this value.
-func knows(info any, field string, n int) bool {
+func knows(info any, field string, n int) bool { return Field(info, field) == fmt.Sprint(n) }
+
+// Field is a field of what a sentinel says about a server.
+func Field(info any, name string) string {
 	switch info := info.(type) {
 	case map[any]any:
-		return fmt.Sprint(info[field]) == fmt.Sprint(n)
+		return fmt.Sprint(info[name])
 	case []any:
 		for i := 0; i+1 < len(info); i += 2 {
-			if info[i] == field {
-				return fmt.Sprint(info[i+1]) == fmt.Sprint(n)
+			if info[i] == name {
+				return fmt.Sprint(info[i+1])
 			}
 		}
 	}
-	return false
+	return ""
 }
 
 // ReplicaOf makes the server a replica, and waits until it has what the master has.

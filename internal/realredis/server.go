@@ -36,6 +36,7 @@ type Server struct {
 	Addr string
 
 	t    T
+	dir  string // its working directory
 	path string
 	conf []string // before all other arguments
 	args []string
@@ -129,7 +130,7 @@ func missing(t T, what string, err error) {
 
 func start(t T, s *Server) *Server {
 	t.Helper()
-	s.path = binary(t)
+	s.path, s.dir = binary(t), t.TempDir()
 	t.Cleanup(s.Kill)
 	for range 10 { // another process may take the free port first
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -184,7 +185,7 @@ func (s *Server) run() error {
 	}
 	s.out.Reset()
 	cmd := exec.Command(s.path, slices.Concat(s.conf, []string{
-		"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", os.TempDir(),
+		"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", s.dir,
 	}, s.args)...)
 	cmd.Env = append(os.Environ(), s.env...)
 	cmd.Stdout, cmd.Stderr = &s.out, &s.out
