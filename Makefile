@@ -16,7 +16,7 @@ PLAYED := $(CURDIR)/.played
 PLAY := env CACHE_COUNTS=$(COUNTS) CACHE_EXPLORE=complete $(GO) test -count=1 -timeout 30m -run '$(EXPLORE)' . ./internal/model
 FUZZ := $(GO) test -run '^$$' -fuzztime 5000x -fuzzminimizetime 10x
 
-.PHONY: check test lint versions newest mutants explore explore-long faults flush hotkey simulate bench
+.PHONY: check test lint versions newest mutants explore explore-long faults soak flush hotkey simulate bench
 check: test lint versions
 
 # Most tests against real servers wait most of the time; all schedules are played meanwhile, with the lowest priority.
@@ -76,10 +76,16 @@ explore:
 explore-long:
 	CACHE_EXPLORE=long $(GO) test -count=1 -timeout 0 -v -run '$(EXPLORE)' . ./internal/model
 
-# faults plays a hundred plans of faults against a real server and prints the table of docs/reliability.md: eight minutes.
-FAULTS ?= 1-100
+# faults plays a hundred plans of faults against a real server, and a hundred against several (Cluster, Sentinel, Ring), and prints
+# the tables of docs/reliability.md and docs/topologies.md: forty minutes.
+FAULTS ?= 1-100 cluster:1-40 sentinel:1-30 ring:1-30
 faults:
-	CACHE_REQUIRE_REDIS=1 CACHE_FAULTS=$(FAULTS) $(GO) test -count=1 -timeout 60m -v -run '^TestFaults$$' ./internal/faults
+	CACHE_REQUIRE_REDIS=1 CACHE_FAULTS="$(FAULTS)" $(GO) test -count=1 -timeout 90m -v -run '^TestFaults$$' ./internal/faults
+
+# soak goes on with faults for T, and sees whether anything grows: docs/topologies.md.
+T ?= 30m
+soak:
+	CACHE_REQUIRE_REDIS=1 CACHE_SOAK=$(T) $(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./internal/faults
 
 # newest renews tools/newest.mod.
 newest:

@@ -48,7 +48,7 @@ type boardWorker struct {
 	own, ended, panics, abandoned          atomic.Uint64 // errors of the loader's, of the caller's context, ...
 	memoryStale, lostStale, unjudged       atomic.Uint64
 	shards                                 atomic.Int64 // that a Ring believes to be up
-	goroutines, heap, resident             atomic.Int64 // of the last look; bytes
+	goroutines, heap                       atomic.Int64 // bytes that the last collection found alive
 	memoryOldest, longestWait, latestEnded atomic.Int64 // ns
 }
 

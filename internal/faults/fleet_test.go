@@ -180,7 +180,7 @@ func (f *fleet) play() {
 	others.Go(func() { track(false) })
 	track(true)
 	others.Wait()
-	wait(time.Until(began.Add(f.plan.lasts() + planFirst)))
+	wait(time.Until(began.Add(f.plan.lasts + planFirst)))
 }
 
 // wait is for faults that last.

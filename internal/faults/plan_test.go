@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -12,7 +13,8 @@ import (
 type plan struct {
 	where   string // one of wheres
 	seed    uint64
-	workers []job // their names, protocols and memories
+	lasts   time.Duration // faults begin until then
+	workers []job         // their names, protocols and memories
 	faults  []fault
 }
 
@@ -57,21 +59,13 @@ var (
 
 const planFirst = 300 * time.Millisecond
 
-// lasts returns for how long faults begin.
-func (p *plan) lasts() time.Duration {
-	if p.where == "one" {
-		return 3 * time.Second
-	}
-	return 6 * time.Second
-}
-
 // newPlan makes the plan of a seed.
 func newPlan(where string, seed uint64) *plan {
 	rng := rand.New(rand.NewPCG(seed, uint64(slices.Index(wheres, where))))
-	between := func(from, to time.Duration) time.Duration {
-		return (from + time.Duration(rng.Int64N(int64(to-from)))).Truncate(time.Millisecond)
+	p := &plan{where: where, seed: seed, lasts: 6 * time.Second}
+	if where == "one" {
+		p.lasts = 3 * time.Second
 	}
-	p := &plan{where: where, seed: seed}
 	ttl := []time.Duration{time.Second, time.Minute}[rng.IntN(2)]
 	for i := range 3 {
 		p.workers = append(p.workers, job{
@@ -81,50 +75,55 @@ func newPlan(where string, seed uint64) *plan {
 			LocalTTL: []time.Duration{-1, -1, 400 * time.Millisecond, ttl}[rng.IntN(4)],
 		})
 	}
-	track := func(kinds []string) {
-		for at := between(planFirst, 2*planFirst); at < p.lasts(); at += between(50*time.Millisecond, 400*time.Millisecond) {
-			f := fault{at: at, kind: kinds[rng.IntN(len(kinds))], process: -1, node: -1}
-			switch f.kind {
-			case "kill -9, restart empty", "kill -9, restart with an old snapshot":
-				f.lasts = between(time.Millisecond, 600*time.Millisecond)
-			case "SIGSTOP", "process SIGSTOP":
-				f.lasts = between(10*time.Millisecond, 3*lease)
-			case "DEBUG SLEEP":
-				f.lasts = between(10*time.Millisecond, 2*lease)
-			case "clock jumps":
-				f.amount = []time.Duration{
-					time.Hour, -time.Hour, 10 * time.Second, -10 * time.Second, 200 * time.Millisecond, -200 * time.Millisecond, 0,
-				}[rng.IntN(7)]
-			case "master SIGSTOP", "shard SIGSTOP":
-				f.lasts = between(10*time.Millisecond, 2*down)
-			case "shard killed", "replica killed", "sentinel killed":
-				f.lasts = between(time.Millisecond, 2*down)
-			case "master killed, replica lags":
-				f.amount = between(10*time.Millisecond, 600*time.Millisecond)
-			case "unreachable", "out of memory", "read-only", "1-byte reads":
-				f.lasts = between(10*time.Millisecond, 600*time.Millisecond)
-			case "latency":
-				f.lasts = between(100*time.Millisecond, 600*time.Millisecond)
-				f.amount = between(time.Millisecond, 80*time.Millisecond)
-			case "replies lost", "replies repeated":
-				f.count = 1 + rng.IntN(4)
-			case "garbage under keys":
-				f.count = 1 + rng.IntN(hotKeys)
-			}
-			if !slices.Contains(ofWhere[where], f.kind) {
-				f.process = rng.IntN(len(p.workers))
-			}
-			if where != "one" && (f.process < 0 || rng.IntN(2) == 0) {
-				f.node = rng.IntN(1000)
-			}
-			p.faults = append(p.faults, f)
-			at += f.lasts
-		}
-	}
-	track(ofWhere[where])
-	track(slices.Concat(ofNetwork, ofNetwork, ofProcess))
-	slices.SortStableFunc(p.faults, func(a, b fault) int { return int(a.at - b.at) })
+	p.track(rng, ofWhere[where], 400*time.Millisecond)
+	p.track(rng, slices.Concat(ofNetwork, ofNetwork, ofProcess), 400*time.Millisecond)
 	return p
+}
+
+// track adds faults that follow one another, with up to pause between them.
+func (p *plan) track(rng *rand.Rand, kinds []string, pause time.Duration) {
+	between := func(from, to time.Duration) time.Duration {
+		return (from + time.Duration(rng.Int64N(int64(to-from)))).Truncate(time.Millisecond)
+	}
+	for at := between(planFirst, 2*planFirst); at < p.lasts; at += between(50*time.Millisecond, pause) {
+		f := fault{at: at, kind: kinds[rng.IntN(len(kinds))], process: -1, node: -1}
+		switch f.kind {
+		case "kill -9, restart empty", "kill -9, restart with an old snapshot":
+			f.lasts = between(time.Millisecond, 600*time.Millisecond)
+		case "SIGSTOP", "process SIGSTOP":
+			f.lasts = between(10*time.Millisecond, 3*lease)
+		case "DEBUG SLEEP":
+			f.lasts = between(10*time.Millisecond, 2*lease)
+		case "clock jumps":
+			f.amount = []time.Duration{
+				time.Hour, -time.Hour, 10 * time.Second, -10 * time.Second, 200 * time.Millisecond, -200 * time.Millisecond, 0,
+			}[rng.IntN(7)]
+		case "master SIGSTOP", "shard SIGSTOP":
+			f.lasts = between(10*time.Millisecond, 2*down)
+		case "shard killed", "replica killed", "sentinel killed":
+			f.lasts = between(time.Millisecond, 2*down)
+		case "master killed, replica lags":
+			f.amount = between(10*time.Millisecond, 600*time.Millisecond)
+		case "unreachable", "out of memory", "read-only", "1-byte reads":
+			f.lasts = between(10*time.Millisecond, 600*time.Millisecond)
+		case "latency":
+			f.lasts = between(100*time.Millisecond, 600*time.Millisecond)
+			f.amount = between(time.Millisecond, 80*time.Millisecond)
+		case "replies lost", "replies repeated":
+			f.count = 1 + rng.IntN(4)
+		case "garbage under keys":
+			f.count = 1 + rng.IntN(hotKeys)
+		}
+		if !slices.Contains(ofWhere[p.where], f.kind) {
+			f.process = rng.IntN(len(p.workers))
+		}
+		if p.where != "one" && (f.process < 0 || rng.IntN(2) == 0) {
+			f.node = rng.IntN(1000)
+		}
+		p.faults = append(p.faults, f)
+		at += f.lasts
+	}
+	slices.SortStableFunc(p.faults, func(a, b fault) int { return cmp.Compare(a.at, b.at) })
 }
 
 // name is what CACHE_FAULTS has for it.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"runtime/metrics"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -196,7 +197,11 @@ const (
 func (w *worker) watch(closed <-chan struct{}) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	heap := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	for {
+		metrics.Read(heap)
+		w.me.heap.Store(int64(heap[0].Value.Uint64()))
+		w.me.goroutines.Store(int64(runtime.NumGoroutine()))
 		if ring, ok := w.client.(*redis.Ring); ok {
 			w.me.shards.Store(int64(ring.Len()))
 		}
