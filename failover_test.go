@@ -86,3 +86,103 @@ func TestSentinelFailover(t *testing.T) {
 	servers[0].Kill()
 	shares(t, caches, func(n int) string { return key(1000 + n) })
 }
+
+// Replicas are read that lag: what was deleted is served for as long as they do, and for as long as a memory keeps it. No caller
+// gets an error, and a replica that lacks a value costs no load.
+func TestReplicaReads(t *testing.T) {
+	t.Parallel()
+	masters, replicas := realredis.StartReplicatedCluster(t, 1, time.Second)
+	servers, sentinels := realredis.StartSentinel(t, 1, time.Second)
+	for _, setup := range []struct {
+		name            string
+		master, replica *realredis.Server
+		client          func() *redis.ClusterClient
+	}{
+		{"Cluster", masters[0], replicas[0], func() *redis.ClusterClient {
+			return redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{masters[0].Addr}, ReadOnly: true})
+		}},
+		{"Sentinel", servers[0], servers[1], func() *redis.ClusterClient {
+			return redis.NewFailoverClusterClient(&redis.FailoverOptions{
+				MasterName: realredis.SentinelMaster, SentinelAddrs: []string{sentinels[0].Addr}, RouteRandomly: true,
+			})
+		}},
+	} {
+		t.Run(setup.name, func(t *testing.T) {
+			version := 1
+			loads := 0
+			load := func(context.Context, string) (int, error) {
+				loads++
+				return version, nil
+			}
+			var caches []*Cache[int]
+			for range 2 {
+				client := setup.client()
+				t.Cleanup(func() { _ = client.Close() })
+				rds, err := NewRedis(client, RedisOptions{ReplicaReads: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = rds.Close() })
+				c, err := New[int]("user", Options{Redis: rds, LocalTTL: -1, Tags: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = c.Close() })
+				caches = append(caches, c)
+			}
+			ask := func(key string, co ...CallOption) (got int) {
+				t.Helper()
+				got, err := caches[1].GetOrLoad(background, key, load, co...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return got
+			}
+			tagged := WithTags("tag")
+			for _, key := range []string{"deleted", "tagged"} {
+				if v, err := caches[0].GetOrLoad(background, key, load, tagged); v != 1 || err != nil {
+					t.Fatal(v, err)
+				}
+			}
+			replica := setup.replica.Client(nil)
+			eventually(t, "the replica has what was stored", func() bool {
+				n, err := replica.DBSize(background).Result()
+				return n == 3 && err == nil // with the barriers
+			})
+
+			version = 2
+			setup.replica.CutOff(background, setup.master)
+			if err := caches[1].Delete(background, "deleted"); err != nil {
+				t.Fatal(err)
+			}
+			before := loads
+			if v, err := caches[0].GetOrLoad(background, "new", load); v != 2 || err != nil {
+				t.Fatal(v, err)
+			}
+			stale := 0
+			const asked = 20
+			for range asked {
+				if ask("deleted") == 1 {
+					stale++
+				}
+				if ask("tagged") != 1 || ask("new") != 2 {
+					t.Fatal("a value that was not deleted is gone")
+				}
+			}
+			t.Logf("%d of %d reads had what was deleted", stale, asked)
+			if stale == 0 {
+				t.Error("nobody read from the replica")
+			}
+			if n := loads - before; n > 2 {
+				t.Errorf("%d loads for 2 keys", n)
+			}
+			if err := caches[1].DeleteTags(background, "tag"); err != nil {
+				t.Fatal(err)
+			}
+			setup.replica.Reconnect(background)
+			for _, key := range []string{"deleted", "tagged"} {
+				eventually(t, key+" is new", func() bool { return ask(key) == 2 })
+			}
+		})
+	}
+}

@@ -48,6 +48,13 @@ type RedisOptions struct {
 	// in the old way. For a *redis.ClusterClient or *redis.Client. Default: off.
 	ShardedEvents bool
 
+	// ReplicaReads accepts a *redis.ClusterClient that reads from replicas (ReadOnly, RouteByLatency or RouteRandomly), of a Redis
+	// Cluster or of Sentinel (redis.NewFailoverClusterClient). What is read there may have been deleted or replaced: for as long
+	// as the replica lags, and for LocalTTL more where it got into memory, in the process that deleted it, too. Leases, loads and
+	// what is stored stay with the masters: a replica that lacks a value costs one more command, not a load. Default: such a
+	// client is refused.
+	ReplicaReads bool
+
 	// LockNodes are the clients of an odd number of independent servers, without replicas, that keep locks (Redlock): three, so
 	// that one may fail, or five. A load then begins when no other process loads the key, also where Redis has lost the lease or is
 	// away, as in a failover: then loads come one after the other that would come at the same time. It costs each load a round trip
@@ -110,7 +117,8 @@ const (
 // may be down. One connection of the client is used for a subscription; without permission for channels, waiting
 // processes poll and other processes' deletions reach this one's memory within LocalTTL.
 //
-// Clients that read from replicas or cache on their side are refused: they may return a value after its deletion.
+// Clients that cache on their side are refused, and those that read from replicas, but with RedisOptions.ReplicaReads: they
+// may return a value after its deletion.
 func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 	var errs []error
 	if o.Prefix == "" {
@@ -125,7 +133,7 @@ func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 	case o.Timeout == 0:
 		o.Timeout = 50 * time.Millisecond
 	}
-	oneServer, wakes := false, true
+	oneServer, wakes, replicas := false, true, false
 	var topology func(context.Context)
 	switch c := client.(type) {
 	case nil:
@@ -136,13 +144,18 @@ func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 			errs = append(errs, errors.New("cache: NewRedis: the client has a client-side cache: want it off"))
 		}
 	case *redis.ClusterClient:
-		if co := c.Options(); co.ReadOnly || co.RouteByLatency || co.RouteRandomly {
+		co := c.Options()
+		if replicas = co.ReadOnly || co.RouteByLatency || co.RouteRandomly; replicas && !o.ReplicaReads {
 			errs = append(errs, errors.New("cache: NewRedis: the client reads from replicas: "+
-				"want ReadOnly, RouteByLatency and RouteRandomly off"))
+				"want ReadOnly, RouteByLatency and RouteRandomly off, or RedisOptions.ReplicaReads"))
 		}
 		topology = c.ReloadState
 	case *redis.Ring:
 		wakes = false // scripts publish on the key's shard, a subscription listens on the channel's
+	}
+	if o.ReplicaReads && !replicas {
+		errs = append(errs, fmt.Errorf("cache: RedisOptions.ReplicaReads with a %T that reads from no replicas: "+
+			"want a *redis.ClusterClient with ReadOnly, RouteByLatency or RouteRandomly", client))
 	}
 	if _, ok := client.(shardedClient); o.ShardedEvents && !ok {
 		errs = append(errs, fmt.Errorf("cache: RedisOptions.ShardedEvents with a %T: want a client that has SPublish and SSubscribe", client))

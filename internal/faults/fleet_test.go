@@ -381,8 +381,10 @@ func (f *fleet) nothingLeft(ctx context.Context, admin *redis.Client) {
 }
 
 // until waits, with a limit, for what others do in their own time.
-func (f *fleet) until(ok func() bool) bool {
-	timeout := time.After(patience / 3)
+func (f *fleet) until(ok func() bool) bool { return f.within(patience/3, ok) }
+
+func (f *fleet) within(limit time.Duration, ok func() bool) bool {
+	timeout := time.After(limit)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

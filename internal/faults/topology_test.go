@@ -133,7 +133,7 @@ func (f *fleet) follow(i int, master string) {
 // settle waits until all servers agree who is what.
 func (f *fleet) settle() {
 	f.t.Helper()
-	if !f.until(func() (ok bool) {
+	if !f.within(2*patience, func() (ok bool) { // sentinels try again after some seconds
 		f.epoch, ok = f.settled()
 		return ok
 	}) {
@@ -143,10 +143,13 @@ func (f *fleet) settle() {
 
 // unplanned counts a failover that is not of the plan: a busy machine stops a server, too. What was lost in it is nobody's fault.
 func (f *fleet) unplanned() {
-	if epoch, ok := f.settled(); ok && epoch == f.epoch {
+	before := f.epoch
+	if epoch, ok := f.settled(); ok && epoch == before {
 		return
 	}
-	f.settle()
+	if f.settle(); f.epoch == before {
+		return // somebody was late with a heartbeat
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.own++
@@ -207,11 +210,10 @@ func (f *fleet) happenToServers(ft fault) {
 	switch ft.kind {
 	case "master killed", "master killed, replica lags":
 		defer f.board.window(true)()
-		if ft.amount > 0 { // the way from the master is cut: it has no password
+		if ft.amount > 0 {
 			for _, r := range replicas {
-				must(f.admins[r].ConfigSet(ctx, "masterauth", "wrong").Err())
+				f.data[r].CutOff(ctx, f.data[m])
 			}
-			must(f.admins[m].Do(ctx, "CLIENT", "KILL", "TYPE", "replica").Err())
 			wait(ft.amount)
 		}
 		f.data[m].Kill()
@@ -222,13 +224,14 @@ func (f *fleet) happenToServers(ft fault) {
 			f.t.Errorf("plan %s: nobody takes over", f.plan.name())
 		}
 		for _, r := range replicas {
-			must(f.admins[r].ConfigSet(ctx, "masterauth", "").Err())
+			f.data[r].Reconnect(ctx)
 		}
 		f.data[m].Restart()
 		f.settle()
 	case "master SIGSTOP":
 		defer f.board.window(true)()
 		f.pause(m, ft.lasts)
+		wait(down) // for those who have noticed late
 		f.settle()
 	case "CLUSTER FAILOVER":
 		defer f.board.window(false)()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -61,6 +62,21 @@ func StartReplicatedCluster(t T, n int, down time.Duration) (masters, replicas [
 		}
 		s.synced(ctx)
 		replicas = append(replicas, s)
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for _, s := range slices.Concat(masters, replicas) { // clients ask any of them, and are told of replicas that have reported
+		c := s.Client(nil)
+		for told := 0; told < 2*n; <-tick.C {
+			ranges, err := c.ClusterSlots(ctx).Result()
+			if err != nil {
+				t.Fatalf("the cluster does not come about: %v", err)
+			}
+			told = 0
+			for _, r := range ranges {
+				told += len(r.Nodes)
+			}
+		}
 	}
 	return masters, replicas
 }

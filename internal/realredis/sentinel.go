@@ -2,6 +2,7 @@ package realredis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -76,11 +77,28 @@ func Field(info any, name string) string {
 func (s *Server) ReplicaOf(ctx context.Context, master *Server) {
 	s.t.Helper()
 	host, port, _ := net.SplitHostPort(master.Addr)
-	c := s.Client(nil)
-	if err := c.Do(ctx, "REPLICAOF", host, port).Err(); err != nil {
+	if err := s.Client(nil).Do(ctx, "REPLICAOF", host, port).Err(); err != nil {
 		s.t.Fatal(err)
 	}
 	s.synced(ctx)
+}
+
+// CutOff cuts the way from the master to this replica, which keeps what it has: a password that the master does not have does
+// this with any topology. (To stop the replica does not: what the kernel has received is applied when it goes on.)
+func (s *Server) CutOff(ctx context.Context, master *Server) {
+	s.t.Helper()
+	err := s.Client(nil).ConfigSet(ctx, "masterauth", "wrong").Err()
+	if err = errors.Join(err, master.Client(nil).Do(ctx, "CLIENT", "KILL", "TYPE", "replica").Err()); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Reconnect ends what CutOff began.
+func (s *Server) Reconnect(ctx context.Context) {
+	s.t.Helper()
+	if err := s.Client(nil).ConfigSet(ctx, "masterauth", "").Err(); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // synced waits until a replica has what its master has.
