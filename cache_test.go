@@ -78,7 +78,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// NewRedis takes every client of go-redis, and refuses those that read from replicas or cache on their side.
+// NewRedis takes every client of go-redis, and refuses those that cache on their side or, but with ReplicaReads, read from replicas.
 func TestClients(t *testing.T) {
 	for name, client := range map[string]Client{
 		"single":    redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"}),
@@ -102,6 +102,19 @@ func TestClients(t *testing.T) {
 		o.Addrs = []string{"127.0.0.1:1"}
 		if _, err := NewRedis(redis.NewClusterClient(o), RedisOptions{}); err == nil {
 			t.Errorf("a client with %s is accepted", name)
+		}
+		r, err := NewRedis(redis.NewClusterClient(o), RedisOptions{ReplicaReads: true})
+		if err != nil {
+			t.Errorf("%s with ReplicaReads: %v", name, err)
+			continue
+		}
+		_ = r.Close()
+	}
+	for name, client := range map[string]Client{
+		"single": redis.NewClient(&redis.Options{}), "cluster": redis.NewClusterClient(&redis.ClusterOptions{}),
+	} {
+		if _, err := NewRedis(client, RedisOptions{ReplicaReads: true}); err == nil {
+			t.Errorf("ReplicaReads for a %s client that reads from none is accepted", name)
 		}
 	}
 	caching := redis.NewClient(&redis.Options{

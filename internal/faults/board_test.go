@@ -15,6 +15,7 @@ import (
 type board struct {
 	// restores is raised when deletions may have been lost, and between two values of it nothing is promised.
 	restores atomic.Uint64
+	restored atomic.Int64 // when that was last done, in Unix ns
 	// turns is raised when a time in which nothing is promised begins or ends, and open is the number of those there are.
 	turns   atomic.Uint64
 	open    atomic.Int64
@@ -48,6 +49,8 @@ type boardWorker struct {
 	own, ended, panics, abandoned          atomic.Uint64 // errors of the loader's, of the caller's context, ...
 	memoryStale, lostStale, unjudged       atomic.Uint64
 	shards                                 atomic.Int64 // that a Ring believes to be up
+	replicaStale                           atomic.Uint64
+	replicaOldest                          atomic.Int64 // ns
 	goroutines, heap                       atomic.Int64 // bytes that the last collection found alive
 	memoryOldest, longestWait, latestEnded atomic.Int64 // ns
 }
@@ -121,6 +124,7 @@ func (b *board) restore() {
 		k := &b.keys[i]
 		raise(&k.lost, k.least(old))
 	}
+	b.restored.Store(time.Now().UnixNano())
 	b.restores.Store(old + 1)
 }
 
@@ -142,11 +146,11 @@ func (k *boardKey) confirm(own *atomic.Uint64, restores, version uint64) {
 	raise(&k.floor, restores<<versionBits|version)
 }
 
-// outdated returns for how long, at the time given, a version had been too old.
-func (k *boardKey) outdated(version, floor uint64, at time.Time) time.Duration {
+// outdated returns for how long, at the time given, a version had been too old, but for deletions that may have been lost.
+func (b *board) outdated(k *boardKey, version, floor uint64, at time.Time) time.Duration {
 	var first int64
 	for v := max(version+1, floor-min(floor, confirmKept-1)); v <= floor; v++ {
-		if c := k.confirmed[v%confirmKept].Load(); c != 0 && (first == 0 || c < first) {
+		if c := k.confirmed[v%confirmKept].Load(); c > b.restored.Load() && (first == 0 || c < first) {
 			first = c
 		}
 	}

@@ -93,6 +93,8 @@ type boardSums struct {
 	failovers                                      int // that nobody had planned
 	memoryOldest, longestWait, latestEnded         time.Duration
 	recovery                                       time.Duration
+	replicaStale                                   uint64
+	replicaOldest                                  time.Duration
 }
 
 func (f *fleet) result() *result {
@@ -110,7 +112,7 @@ func (f *fleet) result() *result {
 			w.own.Load(), w.ended.Load(), w.panics.Load(), w.abandoned.Load(), w.memoryStale.Load(), w.lostStale.Load(),
 			w.unjudged.Load(), 0,
 			time.Duration(w.memoryOldest.Load()), time.Duration(w.longestWait.Load()), time.Duration(w.latestEnded.Load()),
-			f.recovery,
+			f.recovery, w.replicaStale.Load(), time.Duration(w.replicaOldest.Load()),
 		})
 	}
 	r.failovers = f.own
@@ -135,6 +137,8 @@ func (s *boardSums) add(o *boardSums) {
 	s.longestWait = max(s.longestWait, o.longestWait)
 	s.latestEnded = max(s.latestEnded, o.latestEnded)
 	s.recovery = max(s.recovery, o.recovery)
+	s.replicaStale += o.replicaStale
+	s.replicaOldest = max(s.replicaOldest, o.replicaOldest)
 }
 
 func (r *result) String() string { return table([]*result{r}) }
@@ -188,6 +192,10 @@ func table(results []*result) string {
 	row("... at most, after the deletion was confirmed", ms(s.memoryOldest))
 	row("values older than a deletion that a failover or a restart with an old snapshot has lost", s.lostStale)
 	row("values while such a fault lasted, of which nothing is promised", s.unjudged)
+	if s.replicaStale > 0 {
+		row("values older than a deletion where replicas are read", s.replicaStale)
+		row("... at most, after the deletion was confirmed", ms(s.replicaOldest))
+	}
 	if s.failovers > 0 {
 		row("failovers that were not planned: this machine was busy", s.failovers)
 	}

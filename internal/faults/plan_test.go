@@ -75,6 +75,12 @@ func newPlan(where string, seed uint64) *plan {
 			LocalTTL: []time.Duration{-1, -1, 400 * time.Millisecond, ttl}[rng.IntN(4)],
 		})
 	}
+	if where == "cluster" && seed%5 == 0 {
+		for i := range p.workers {
+			w := &p.workers[i]
+			w.Replicas, w.LocalTTL = true, min(w.LocalTTL, 400*time.Millisecond)
+		}
+	}
 	p.track(rng, ofWhere[where], 400*time.Millisecond)
 	p.track(rng, slices.Concat(ofNetwork, ofNetwork, ofProcess), 400*time.Millisecond)
 	return p
@@ -139,6 +145,9 @@ func (p *plan) String() string {
 	fmt.Fprintf(&b, "plan %s: TTL %v,", p.name(), p.workers[0].TTL)
 	if p.workers[0].Stale {
 		b.WriteString(" stale values are served,")
+	}
+	if p.workers[0].Replicas {
+		b.WriteString(" replicas are read,")
 	}
 	for _, w := range p.workers {
 		memory := "no memory"

@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"runtime"
-	"runtime/metrics"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,7 +17,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/bellwether-go/cache"
-	"github.com/bellwether-go/cache/internal/realredis"
 )
 
 // workerVariable makes this test binary a worker: it holds a job.
@@ -40,6 +37,7 @@ type job struct {
 	Abandon  bool
 	Stale    bool // values may be served past their TTL
 	Tags     bool // keys carry tags of their own, and tags are deleted instead
+	Replicas bool // are read
 }
 
 const (
@@ -91,7 +89,7 @@ func work(spec string) error {
 	}
 	w.me = &w.board.workers[w.Slot]
 	w.client = w.connect()
-	if w.rds, err = cache.NewRedis(w.client, cache.RedisOptions{}); err != nil {
+	if w.rds, err = cache.NewRedis(w.client, cache.RedisOptions{ReplicaReads: w.Replicas}); err != nil {
 		return err
 	}
 	o := cache.Options{
@@ -153,69 +151,6 @@ func work(spec string) error {
 	}
 	return in.Err()
 }
-
-// connect returns a client of which all connections go through proxies.
-func (w *worker) connect() redis.UniversalClient {
-	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
-		through, ok := w.Proxies[addr]
-		if !ok {
-			w.broken("test", "no proxy for %s", addr)
-		}
-		return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, through)
-	}
-	switch w.Where {
-	case "cluster":
-		return redis.NewClusterClient(&redis.ClusterOptions{
-			Addrs: w.Addrs, Dialer: dial, Protocol: w.Protocol, ReadTimeout: readTimeout, DialTimeout: dialTimeout,
-		})
-	case "sentinel":
-		return redis.NewFailoverClient(&redis.FailoverOptions{
-			MasterName: realredis.SentinelMaster, SentinelAddrs: w.Addrs, Dialer: dial, Protocol: w.Protocol,
-			ReadTimeout: readTimeout, DialTimeout: dialTimeout,
-		})
-	case "ring":
-		shards := make(map[string]string)
-		for i, addr := range w.Addrs {
-			shards[fmt.Sprint("shard", i)] = addr
-		}
-		return redis.NewRing(&redis.RingOptions{
-			Addrs: shards, Dialer: dial, Protocol: w.Protocol, ReadTimeout: readTimeout, DialTimeout: dialTimeout,
-			HeartbeatFrequency: 100 * time.Millisecond,
-		})
-	}
-	return redis.NewClient(&redis.Options{
-		Addr: w.Addrs[0], Dialer: dial, Protocol: w.Protocol, ReadTimeout: readTimeout, DialTimeout: dialTimeout,
-	})
-}
-
-const (
-	readTimeout = 500 * time.Millisecond
-	dialTimeout = 500 * time.Millisecond
-)
-
-// watch writes on the board how the process is.
-func (w *worker) watch(closed <-chan struct{}) {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	heap := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	for {
-		metrics.Read(heap)
-		w.me.heap.Store(int64(heap[0].Value.Uint64()))
-		w.me.goroutines.Store(int64(runtime.NumGoroutine()))
-		if ring, ok := w.client.(*redis.Ring); ok {
-			w.me.shards.Store(int64(ring.Len()))
-		}
-		select {
-		case <-tick.C:
-		case <-closed:
-			return
-		}
-	}
-}
-
-type quiet struct{}
-
-func (quiet) Printf(context.Context, string, ...any) {}
 
 func (w *worker) say(format string, args ...any) {
 	w.out.Lock()
@@ -423,8 +358,11 @@ func (q *question) answered(v value) {
 	case !q.judged || w.board.turns.Load() != q.turns || w.board.restores.Load() != q.restores:
 		w.me.unjudged.Add(1)
 	case v.Version < q.floor:
-		age := k.outdated(v.Version, q.floor, q.at)
+		age := w.board.outdated(k, v.Version, q.floor, q.at)
 		switch {
+		case w.Replicas:
+			w.me.replicaStale.Add(1)
+			raise(&w.me.replicaOldest, int64(age))
 		case w.LocalTTL < 0 || v.Version < q.own:
 			w.broken("P4", "%s: version %d, and the deletion for %d (%d by itself) had been confirmed for %v",
 				keyName(q.i), v.Version, q.floor, q.own, age)
