@@ -72,19 +72,79 @@ func TestClusterFailover(t *testing.T) {
 func TestSentinelFailover(t *testing.T) {
 	t.Parallel()
 	servers, sentinels := realredis.StartSentinel(t, 2, 500*time.Millisecond)
-	caches := fleetOf(t, 2, func() Client {
-		o := &redis.FailoverOptions{MasterName: realredis.SentinelMaster}
-		for _, s := range sentinels {
-			o.SentinelAddrs = append(o.SentinelAddrs, s.Addr)
-		}
-		c := redis.NewFailoverClient(o)
-		t.Cleanup(func() { _ = c.Close() })
-		return c
-	})
+	caches := fleetOf(t, 2, func() Client { return sentinelClient(t, sentinels) })
 	key := func(n int) string { return fmt.Sprint(n) }
 	shares(t, caches, key)
 	servers[0].Kill()
 	shares(t, caches, func(n int) string { return key(1000 + n) })
+}
+
+// A failover to a replica that has not heard of a deletion loses it: what was deleted is served again, until its TTL ends.
+func TestFailoverLosesADeletion(t *testing.T) {
+	t.Parallel()
+	servers, sentinels := realredis.StartSentinel(t, 1, 500*time.Millisecond)
+	rds, err := NewRedis(sentinelClient(t, sentinels), RedisOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = rds.Close() })
+	const ttl = 15 * time.Second
+	c, err := New[string]("user", Options{Redis: rds, LocalTTL: -1, TTL: ttl, Jitter: -1, EarlyRefresh: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	version := "old"
+	ask := func() string {
+		v, err := c.GetOrLoad(background, "42", func(context.Context, string) (string, error) { return version, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	replica := servers[1].Client(nil)
+	eventually(t, "the replica has the value", func() bool {
+		ask()
+		return replica.Exists(background, "cache:user:42").Val() == 1
+	})
+	servers[1].CutOff(background, servers[0])
+	version = "new"
+	if err := c.Delete(background, "42"); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	servers[0].Kill()
+	eventually(t, "the replica has taken over", func() bool {
+		info, err := replica.InfoMap(background, "replication").Result()
+		return err == nil && info["Replication"]["role"] == "master"
+	})
+	left := replica.PTTL(background, "cache:user:42").Val()
+	if left > ttl {
+		t.Errorf("the value lives for %v more", left)
+	}
+	stale := 0
+	eventually(t, "its TTL ends", func() bool {
+		if replica.Exists(background, "cache:user:42").Val() == 1 && ask() == "old" {
+			stale++
+			return false
+		}
+		return stale > 0
+	})
+	if v := ask(); v != "new" {
+		t.Errorf("%q after the old value's TTL", v)
+	}
+	t.Logf("%d reads of the old value, the last one %v after its deletion", stale, time.Since(began).Round(time.Millisecond))
+}
+
+func sentinelClient(t *testing.T, sentinels []*realredis.Server) *redis.Client {
+	t.Helper()
+	o := &redis.FailoverOptions{MasterName: realredis.SentinelMaster}
+	for _, s := range sentinels {
+		o.SentinelAddrs = append(o.SentinelAddrs, s.Addr)
+	}
+	c := redis.NewFailoverClient(o)
+	t.Cleanup(func() { _ = c.Close() })
+	return c
 }
 
 // Replicas are read that lag: what was deleted is served for as long as they do, and for as long as a memory keeps it. No caller
