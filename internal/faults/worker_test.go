@@ -417,6 +417,7 @@ func (w *worker) change(i int, tell func(version uint64) error) {
 	k := &w.board.keys[i]
 	restores := w.board.restores.Load()
 	version := k.version.Add(1)
+	k.confirmed[version%confirmKept].Store(0) // that of a version long ago
 	w.me.updates.Add(1)
 	for range 3 {
 		if tell(version) == nil {
