@@ -194,6 +194,8 @@ func TestRedlockKills(t *testing.T) {
 	var loading [8]atomic.Int32
 	var over atomic.Bool
 	var calls sync.WaitGroup
+	defer calls.Wait()
+	defer over.Store(true)
 	for i := range 16 {
 		c := s.procs[i%4].cache
 		calls.Go(func() {

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -147,10 +148,21 @@ func start(t T, s *Server) *Server {
 	return nil
 }
 
-// Restart starts a killed server again, empty, at the same address.
+// Restart starts a killed server again, empty, at the same address. A connection of somebody else's may have taken its port
+// meanwhile, as one of those that any client gets; then it waits.
 func (s *Server) Restart() {
 	s.t.Helper()
-	if err := s.run(); err != nil {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	err := s.run()
+	for range 200 {
+		if err == nil || !strings.Contains(s.out.String(), "in use") {
+			break
+		}
+		<-tick.C
+		err = s.run()
+	}
+	if err != nil {
 		s.t.Fatalf("redis-server does not start again: %v\n%s", err, s.out.String())
 	}
 }

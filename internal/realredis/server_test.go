@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -38,6 +39,21 @@ func TestClock(t *testing.T) {
 	s.Restart()
 	if n, err := c.DBSize(background).Result(); n != 0 || err != nil {
 		t.Errorf("%d keys, %v", n, err)
+	}
+}
+
+// A server that is to start again waits for its port, if somebody else has it.
+func TestRestart(t *testing.T) {
+	s := Start(t)
+	s.Kill()
+	l, err := net.Listen("tcp", s.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(300*time.Millisecond, func() { _ = l.Close() })
+	s.Restart()
+	if err := s.Client(nil).Ping(background).Err(); err != nil {
+		t.Error(err)
 	}
 }
 
