@@ -55,3 +55,75 @@ func TestGrowingFleet(t *testing.T) {
 		})
 	}
 }
+
+// Who is woken, in a fleet of 1,000 processes: by a load that nobody waits for, nobody; by one that others wait for, those, each
+// through its inbox, up to 31 of them, and all processes if it is more; by a deletion, all, however many keys one call names.
+func TestWhoIsWoken(t *testing.T) {
+	bubble(t, func(t *testing.T, w *lab.World) {
+		const n = 1000
+		ps := make([]*proc, n)
+		for i := range ps {
+			ps[i] = start(t, w, fmt.Sprint("p", i), Options{TTL: time.Hour}, nil)
+		}
+		var sent, told int
+		w.Hold(func(m *lab.Message) bool {
+			switch m.Kind {
+			case lab.Request:
+				sent++
+			case lab.Push:
+				told++
+			}
+			return false
+		})
+		for _, c := range []struct {
+			name       string
+			do         func()
+			sent, told int
+		}{
+			{"a load, nobody waits", func() {
+				ps[0].get(background, "alone", loads(400*time.Millisecond, "v"))
+			}, 3, 0},
+			{"a load, 10 wait", func() {
+				for _, p := range ps[:11] {
+					p.get(background, "ten", loads(400*time.Millisecond, "v"))
+				}
+			}, 2*11 + 1, 10},
+			{"a load, 31 wait", func() {
+				for _, p := range ps[:32] {
+					p.get(background, "some", loads(400*time.Millisecond, "v"))
+				}
+			}, 2*32 + 1, 31},
+			{"a load, 100 wait", func() {
+				for _, p := range ps[:101] {
+					p.get(background, "many", loads(400*time.Millisecond, "v"))
+				}
+			}, 2*101 + 1, n},
+			{"a deletion", func() {
+				if err := ps[0].cache.Delete(background, "alone"); err != nil {
+					t.Error(err)
+				}
+			}, 2, n},
+			{"a deletion of 50 keys", func() {
+				keys := make([]string, 50)
+				for i := range keys {
+					keys[i] = fmt.Sprint("key", i)
+				}
+				if err := ps[0].cache.Delete(background, keys...); err != nil {
+					t.Error(err)
+				}
+			}, 51, n},
+		} {
+			sent, told = 0, 0
+			c.do()
+			time.Sleep(410 * time.Millisecond)
+			synctest.Wait()
+			t.Logf("%s: %d commands, %d messages", c.name, sent, told)
+			if sent != c.sent || told != c.told {
+				t.Errorf("%s: %d commands, %d messages: want %d, %d", c.name, sent, told, c.sent, c.told)
+			}
+		}
+		for _, p := range ps {
+			p.stop()
+		}
+	})
+}

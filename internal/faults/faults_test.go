@@ -102,9 +102,7 @@ func (f *fleet) result() *result {
 	for _, b := range f.broken {
 		r.broken[b[:strings.IndexAny(b, " :")]]++
 	}
-	for _, ft := range f.plan.faults {
-		r.faults[ft.kind]++
-	}
+	maps.Copy(r.faults, f.played)
 	for i := range f.board.workers {
 		w := &f.board.workers[i]
 		r.add(&boardSums{

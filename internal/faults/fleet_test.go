@@ -34,14 +34,16 @@ type fleet struct {
 	board     *board
 	slots     int
 	epoch     string // of the failover that is over
+	said      string // the epoch that a sentinel has named last
 
 	recovery time.Duration // from the last fault to a cold key that is loaded once
 	own      int           // failovers that were no fault of the plan's
 
 	mu      sync.Mutex
-	members []*member // guarded by mu
-	broken  []string  // guarded by mu
-	atEnd   []func()  // guarded by mu until the faults are over
+	members []*member      // guarded by mu
+	broken  []string       // guarded by mu
+	played  map[string]int // by kind; guarded by mu
+	atEnd   []func()       // guarded by mu until the faults are over
 }
 
 // member is a process.
@@ -57,7 +59,7 @@ const patience = 30 * time.Second // for anything that a process is asked to do
 
 func newFleet(t *testing.T, p *plan) *fleet {
 	t.Helper()
-	f := &fleet{t: t, plan: p}
+	f := &fleet{t: t, plan: p, played: make(map[string]int)}
 	f.path, f.board = newBoard(t)
 	f.startServers()
 	for _, s := range f.data {
@@ -169,10 +171,21 @@ func (f *fleet) tell(order, answer string) bool {
 func (f *fleet) play() {
 	began := time.Now()
 	track := func(server bool) {
+		late := time.Duration(0) // a failover takes as long as it takes, and what follows keeps its distance
 		for _, ft := range f.plan.faults {
-			if server == (ft.process < 0) {
-				wait(time.Until(began.Add(ft.at)))
-				f.happen(ft)
+			if server != (ft.process < 0) {
+				continue
+			}
+			wait(time.Until(began.Add(ft.at + late)))
+			if time.Since(began) > f.plan.lasts+planFirst {
+				return
+			}
+			f.mu.Lock()
+			f.played[ft.kind]++
+			f.mu.Unlock()
+			f.happen(ft)
+			if f.plan.where != "one" {
+				late = max(late, time.Since(began)-ft.at-ft.lasts)
 			}
 		}
 	}

@@ -62,10 +62,7 @@ const planFirst = 300 * time.Millisecond
 // newPlan makes the plan of a seed.
 func newPlan(where string, seed uint64) *plan {
 	rng := rand.New(rand.NewPCG(seed, uint64(slices.Index(wheres, where))))
-	p := &plan{where: where, seed: seed, lasts: 6 * time.Second}
-	if where == "one" {
-		p.lasts = 3 * time.Second
-	}
+	p := &plan{where: where, seed: seed, lasts: 3 * time.Second}
 	ttl := []time.Duration{time.Second, time.Minute}[rng.IntN(2)]
 	for i := range 3 {
 		p.workers = append(p.workers, job{
@@ -81,17 +78,27 @@ func newPlan(where string, seed uint64) *plan {
 			w.Replicas, w.LocalTTL = true, min(w.LocalTTL, 400*time.Millisecond)
 		}
 	}
-	p.track(rng, ofWhere[where], 400*time.Millisecond)
-	p.track(rng, slices.Concat(ofNetwork, ofNetwork, ofProcess), 400*time.Millisecond)
+	others := slices.Concat(ofNetwork, ofNetwork, ofProcess)
+	if where == "one" {
+		p.track(rng, ofServer, 50*time.Millisecond, 400*time.Millisecond)
+		p.track(rng, others, 50*time.Millisecond, 400*time.Millisecond)
+		return p
+	}
+	p.lasts = 15 * time.Second
+	if where == "ring" && seed%3 > 0 { // see fleet.later
+		others = slices.DeleteFunc(others, func(kind string) bool { return kind == "half-open connections" })
+	}
+	p.track(rng, ofWhere[where], time.Second, 2*time.Second)
+	p.track(rng, others, 50*time.Millisecond, 1500*time.Millisecond)
 	return p
 }
 
-// track adds faults that follow one another, with up to pause between them.
-func (p *plan) track(rng *rand.Rand, kinds []string, pause time.Duration) {
+// track adds faults that follow one another, with pauses between them.
+func (p *plan) track(rng *rand.Rand, kinds []string, least, most time.Duration) {
 	between := func(from, to time.Duration) time.Duration {
 		return (from + time.Duration(rng.Int64N(int64(to-from)))).Truncate(time.Millisecond)
 	}
-	for at := between(planFirst, 2*planFirst); at < p.lasts; at += between(50*time.Millisecond, pause) {
+	for at := between(planFirst, 2*planFirst); at < p.lasts; at += between(least, most) {
 		f := fault{at: at, kind: kinds[rng.IntN(len(kinds))], process: -1, node: -1}
 		switch f.kind {
 		case "kill -9, restart empty", "kill -9, restart with an old snapshot":

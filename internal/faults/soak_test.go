@@ -22,8 +22,8 @@ func newSoak(where string, lasts time.Duration) *plan {
 	}
 	rng := rand.New(rand.NewPCG(p.seed, 0))
 	const pause = 3 * time.Second
-	p.track(rng, ofWhere[where], pause)
-	p.track(rng, append(slices.Clone(ofNetwork), "process SIGSTOP"), pause)
+	p.track(rng, ofWhere[where], 50*time.Millisecond, pause)
+	p.track(rng, append(slices.Clone(ofNetwork), "process SIGSTOP"), 50*time.Millisecond, pause)
 	return p
 }
 

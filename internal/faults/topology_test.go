@@ -99,16 +99,9 @@ func (f *fleet) settled() (epoch string, ok bool) {
 			epoch, _, _ = strings.Cut(epoch, "\r")
 		}
 	case "sentinel":
-		master := ""
-		for _, s := range f.sentinels {
-			c := s.Client(nil)
-			info, err := c.Do(ctx, "SENTINEL", "MASTER", realredis.SentinelMaster).Result()
-			_ = c.Close()
-			said := fmt.Sprint(realredis.Field(info, "ip"), ":", realredis.Field(info, "port"))
-			if err != nil || realredis.Field(info, "flags") != "master" || master != "" && said != master {
-				return "", false
-			}
-			master, epoch = said, realredis.Field(info, "config-epoch")
+		master, ok := f.told()
+		if !ok {
+			return "", false
 		}
 		for i, s := range f.data {
 			role, linked := f.role(i)
@@ -120,8 +113,25 @@ func (f *fleet) settled() (epoch string, ok bool) {
 				return "", false
 			}
 		}
+		epoch = f.said
 	}
 	return epoch, true
+}
+
+// told returns the master that all sentinels name.
+func (f *fleet) told() (master string, ok bool) {
+	for _, s := range f.sentinels {
+		c := s.Client(nil)
+		info, err := c.Do(context.Background(), "SENTINEL", "MASTER", realredis.SentinelMaster).Result()
+		_ = c.Close()
+		said := fmt.Sprint(realredis.Field(info, "ip"), ":", realredis.Field(info, "port"))
+		if err != nil || realredis.Field(info, "flags") != "master" || master != "" && said != master {
+			return "", false
+		}
+		f.said = realredis.Field(info, "config-epoch")
+		master = said
+	}
+	return master, true
 }
 
 // follow makes a server a replica.
@@ -209,7 +219,7 @@ func (f *fleet) happenToServers(ft fault) {
 	replicas := f.replicasOf(m)
 	switch ft.kind {
 	case "master killed", "master killed, replica lags":
-		defer f.board.window(true)()
+		end := f.board.window(true)
 		if ft.amount > 0 {
 			for _, r := range replicas {
 				f.data[r].CutOff(ctx, f.data[m])
@@ -219,15 +229,22 @@ func (f *fleet) happenToServers(ft fault) {
 		f.data[m].Kill()
 		if !f.until(func() bool {
 			now := f.mastersNow()
-			return len(now) == len(masters) && !slices.Contains(now, m)
+			_, agreed := f.told()
+			return len(now) == len(masters) && !slices.Contains(now, m) && agreed
 		}) {
 			f.t.Errorf("plan %s: nobody takes over", f.plan.name())
 		}
 		for _, r := range replicas {
 			f.data[r].Reconnect(ctx)
 		}
+		if f.plan.where == "sentinel" { // nobody is told of the old master any more
+			end()
+		}
 		f.data[m].Restart()
 		f.settle()
+		if f.plan.where == "cluster" {
+			end()
+		}
 	case "master SIGSTOP":
 		defer f.board.window(true)()
 		f.pause(m, ft.lasts)
