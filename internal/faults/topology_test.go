@@ -186,6 +186,7 @@ func (f *fleet) rehash() (end func()) {
 	}
 	window := f.board.window(true)
 	return func() {
+		wait(4 * readTimeout) // three pings that are under way may yet fail
 		if !f.until(func() bool {
 			f.mu.Lock()
 			defer f.mu.Unlock()
