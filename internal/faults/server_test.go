@@ -26,10 +26,11 @@ func (f *fleet) happenToServer(ft fault) {
 		wait(ft.lasts)
 		server.Restart()
 	case "kill -9, restart with an old snapshot":
-		f.board.restore()
+		end := f.board.window(true)
 		server.Kill()
 		wait(ft.lasts)
 		server.Restart()
+		end()
 	case "SIGSTOP":
 		must(server.Process().Signal(syscall.SIGSTOP))
 		wait(ft.lasts)
