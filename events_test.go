@@ -2,6 +2,7 @@ package cache
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -380,7 +381,9 @@ func TestEventsInCluster(t *testing.T) {
 				})
 			}
 			after := crossed(t, nodes)
-			if sharded && after != before || !sharded && after < before+40 {
+			if !sharded && after == before && os.Getenv("CACHE_REDIS_SERVER") != "" {
+				t.Log("SKIPPED: this server does not count what crosses the bus") // Valkey 8.0
+			} else if sharded && after != before || !sharded && after < before+40 {
 				t.Errorf("%d messages have crossed the bus", after-before)
 			}
 			for _, c := range caches {

@@ -116,6 +116,9 @@ func TestRealServer(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if strings.HasPrefix(c.name, "no ") {
+				needChannels(t, admin)
+			}
 			caches := onServer(t, Options{}, c.wakes, c.client(), c.client(), c.client())
 			for _, key := range []string{"a", "a:{b}\r\n\x00\xff", ""} {
 				if n := collapse(t, caches, c.name+key); n != 1 {
