@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 // plans are those to be played, which CACHE_FAULTS names, as in "7", "1-100", "cluster:1-30 ring:2", or a few.
 func plans(t *testing.T) (found []*plan) {
 	t.Helper()
-	for _, names := range strings.Fields(cmp.Or(os.Getenv("CACHE_FAULTS"), "1-4 cluster:1 sentinel:1 ring:1")) {
+	for names := range strings.FieldsSeq(cmp.Or(os.Getenv("CACHE_FAULTS"), "1-4 cluster:1 sentinel:1 ring:1")) {
 		where, seeds, ok := strings.Cut(names, ":")
 		if !ok {
 			where, seeds = "one", names
