@@ -187,6 +187,7 @@ func (tr *trial) probe() {
 			most = 1
 		}
 	}
+	time.Sleep(tr.pause()) // until then who has failed does not try again
 	var calls sync.WaitGroup
 	for _, p := range tr.players {
 		if p.gone || p.closed {
@@ -224,6 +225,18 @@ func (tr *trial) probe() {
 			tr.s.Failf("P2: %d loads of %s, want at most %d", before[k], trialKeys[k], most)
 		}
 	}
+}
+
+// pause returns for how long processes keep from loading what they have failed to load.
+func (tr *trial) pause() (longest time.Duration) {
+	for _, p := range tr.players {
+		for _, k := range tr.keys() {
+			if _, failed := p.cache.core.failures.last(trialKeys[k]); failed {
+				longest = max(longest, time.Until(p.cache.core.failures.m[trialKeys[k]].until))
+			}
+		}
+	}
+	return longest
 }
 
 // settle has everybody ask twice in the end, with time before it and all gates open: nobody fails or has an old value, and
