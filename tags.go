@@ -138,15 +138,57 @@ func (s *scriptStore) readWith(
 	return raw, barrier, err
 }
 
+// barriersGet reads barriers.
+type barriersGet struct {
+	key    string
+	fields []string
+}
+
 func (s *scriptStore) getBarriers(name string, tags []string) sender {
 	fields := make([]string, 2, 2+len(tags))
 	fields[0], fields[1] = "last", "base"
 	for _, t := range tags {
 		fields = append(fields, "t"+t)
 	}
-	return sending(func(ctx context.Context, c commands) redis.Cmder {
-		return c.HMGet(ctx, s.r.barriersKey(name), fields...)
-	})
+	return &barriersGet{s.r.barriersKey(name), fields}
+}
+
+func (g *barriersGet) send(ctx context.Context, c commands) redis.Cmder {
+	return c.HMGet(ctx, g.key, g.fields...)
+}
+
+// proofs find out that the barriers which one round trip asks for are those of other tags, as when a reply comes twice and the
+// next command takes it for its own. All other replies tell what they are about, but for that there is nothing, which costs a
+// load. Behind the questions goes one more, whose reply has one value, as theirs never have.
+type proofs struct {
+	asked []string // keys
+	cmds  []*redis.SliceCmd
+}
+
+func (p *proofs) note(s sender) {
+	if g, ok := s.(*barriersGet); ok {
+		p.asked = append(p.asked, g.key)
+	}
+}
+
+func (p *proofs) send(ctx context.Context, c commands) {
+	slices.Sort(p.asked)
+	for i, key := range p.asked {
+		again := i > 0 && p.asked[i-1] == key
+		if last := i+1 == len(p.asked) || p.asked[i+1] != key; again && last {
+			p.cmds = append(p.cmds, c.HMGet(ctx, key, "last"))
+		}
+	}
+}
+
+// given reports whether the last replies are those to the last questions. What is of another type has no barriers.
+func (p *proofs) given() bool {
+	for _, cmd := range p.cmds {
+		if values, err := cmd.Result(); len(values) != 1 && !wrongType(err) {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *scriptStore) gotBarriers(ctx context.Context, name string, cmd redis.Cmder) (int64, error) {

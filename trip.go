@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync/atomic"
@@ -211,16 +212,22 @@ func (w *worker) exchange(t *trip) ([]redis.Cmder, error) {
 		t.cmd[0] = reqs[0].sends[0].send(t, client)
 		return t.cmd[:], silence(t.cmd[0].Err())
 	}
+	var p proofs
 	cmds, err := client.Pipelined(t, func(pipe redis.Pipeliner) error {
 		for _, req := range reqs {
 			for _, s := range req.sends {
 				s.send(t, pipe)
+				p.note(s)
 			}
 		}
+		p.send(t, pipe)
 		return nil
 	})
 	if err := unsent(cmds, err); err != nil {
 		return nil, err
+	}
+	if !p.given() {
+		return nil, cmp.Or(silence(err), errReply)
 	}
 	return cmds, silence(err)
 }
