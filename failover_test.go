@@ -183,7 +183,7 @@ func TestReplicaReads(t *testing.T) {
 			for range 2 {
 				client := setup.client()
 				t.Cleanup(func() { _ = client.Close() })
-				rds, err := NewRedis(client, RedisOptions{ReplicaReads: true})
+				rds, err := NewRedis(client, RedisOptions{ReplicaReads: true, Timeout: time.Second})
 				if err != nil {
 					t.Fatal(err)
 				}
