@@ -11,6 +11,7 @@ TESTFLAGS := -race -shuffle=on -parallel 4 -timeout 10m
 TOOL := $(GO) tool -modfile=tools/go.mod
 FLOOR := go$(shell sed -n "s|^go ||p" go.mod)
 EXPLORE := ^Test(Explore|Seeds|SeedsAgain|Shrink|Protocol|Tags|Failover)$$
+MODULES := examples cacheprom cacheotel
 COUNTS := $(CURDIR)/.counts
 PLAYED := $(CURDIR)/.played
 PLAY := env CACHE_COUNTS=$(COUNTS) CACHE_EXPLORE=complete $(GO) test -count=1 -timeout 30m -run '$(EXPLORE)' . ./internal/model
@@ -30,7 +31,7 @@ test:
 	trap "kill -- -$$! 2>/dev/null; rm -f $(PLAYED)" EXIT; \
 	echo "CACHE_COUNTS=$(COUNTS) $(GO) test $(TESTFLAGS) ./..."; \
 	CACHE_COUNTS=$(COUNTS) $(GO) test $(TESTFLAGS) ./... || exit; \
-	(set -x; cd examples && $(GO) mod tidy -diff && $(GO) test $(TESTFLAGS) ./...) || exit; \
+	for m in $(MODULES); do (set -x; cd $$m && $(GO) mod tidy -diff && $(GO) test $(TESTFLAGS) ./...) || exit; done; \
 	echo "waiting for $(PLAY)"; wait $$!; code=$$?; cat $(PLAYED); exit $$code
 	$(FUZZ) -fuzz '^FuzzOpen$$' ./internal/record
 	$(FUZZ) -fuzz '^FuzzCheck$$' ./internal/msgpackscan
@@ -49,7 +50,7 @@ lint:
 	$(TOOL) staticcheck ./...
 	$(TOOL) golangci-lint run ./...
 	cd bench && $(GO) mod tidy -diff && $(GO) vet ./...
-	cd examples && $(GO) vet ./...
+	@for m in $(MODULES); do (set -x; cd $$m && $(GO) vet ./...) || exit; done
 	@out="$$($(TOOL) govulncheck ./... 2>&1)"; code=$$?; \
 	if [[ $$code != 0 && $$out == *"fetching vulnerabilities"* ]]; then \
 		echo "SKIPPED: govulncheck: its database cannot be reached"; \

@@ -143,6 +143,7 @@ func (b *backend) redisOf(process string) *Redis {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	r.name = "" // for commands are counted
 	b.closing(client)
 	b.closing(r)
 	b.redises[process] = r

@@ -23,6 +23,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -57,6 +58,13 @@ type core struct {
 	soon       func(func())         // runs something in the background
 	limits     *limits
 	stats      stats
+	hot        *hot
+	outcomes   outcomes
+	running    running
+	waits      waits
+	leases     recent[LeaseEvent]
+	deletions  recent[DeletionEvent]
+	changes    recent[RedisEvent]
 	closing    chan struct{}
 	close      sync.Once
 	lost       error // what Close returns
@@ -70,9 +78,10 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 		return nil, err
 	}
 	memory := newMemory[V](&full)
+	local := newLocal(&full, memory)
 	c := &core{
 		name: name, opts: full, redis: full.Redis,
-		coder: newCoder[V](&full), local: newLocal(&full, memory), flights: newFlights(room{most: full.MaxWaiting, each: full.MaxWaitingPerKey}),
+		coder: newCoder[V](&full), local: local, hot: &local.hot, outcomes: outcomes{seed: maphash.MakeSeed()}, flights: newFlights(room{most: full.MaxWaiting, each: full.MaxWaitingPerKey}),
 		draws: rand.Uint64(), chance: chance, soon: soon, closing: make(chan struct{}),
 	}
 	c.undone.c = c
@@ -97,7 +106,10 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 // ends the waiting.
 func (c *Cache[V]) GetOrLoad(ctx context.Context, key string, loader Loader[V], opts ...CallOption) (V, error) {
 	if s, there := c.memory.entries.GetIfPresent(key); there && c.core.local.serves(s.glance) {
-		c.core.local.hits.add(1)
+		c.core.local.hit(key)
+		if c.core.opts.Observer.Hit != nil {
+			c.core.tellHit(ctx, key, "memory", s.mark)
+		}
 		if s.is(negative) {
 			return s.value, ErrNotFound
 		}
@@ -118,7 +130,10 @@ func (c *Cache[V]) getOrLoad(ctx context.Context, key string, loader Loader[V], 
 // blocks for one command, at most RedisOptions.Timeout and not longer than ctx. Whatever goes wrong is a miss.
 func (c *Cache[V]) Get(ctx context.Context, key string) (V, bool) {
 	if s, there := c.memory.entries.GetIfPresent(key); there && c.core.local.serves(s.glance) {
-		c.core.local.hits.add(1)
+		c.core.local.hit(key)
+		if c.core.opts.Observer.Hit != nil {
+			c.core.tellHit(ctx, key, "memory", s.mark)
+		}
 		return s.value, !s.is(negative)
 	}
 	value, err := c.core.onlyCached(ctx, key, callOptions{})
@@ -194,13 +209,11 @@ func (c *Cache[V]) Clear(ctx context.Context) error {
 // safe to call more than once.
 func (c *Cache[V]) Close() error { return c.core.shut() }
 
+// Name returns the name that New was given.
+func (c *Cache[V]) Name() string { return c.core.name }
+
 // Stats returns counters since New.
-func (c *Cache[V]) Stats() Stats {
-	s := c.core.stats.snapshot()
-	s.LocalHits = c.core.local.hits.sum.load()
-	s.DeletesPending = uint64(c.core.undone.n.Load())
-	return s
-}
+func (c *Cache[V]) Stats() Stats { return c.core.counters() }
 
 func (c *core) set(ctx context.Context, key string, value any, co callOptions) error {
 	if len(key) > MaxKeyBytes {
@@ -255,7 +268,7 @@ func (c *core) replace(ctx context.Context, f *flight, res *result, payload []by
 		return &redisError{err}
 	}
 	a := acquireArgs{
-		key: f.full, owner: newOwner(), lease: c.opts.Lease, life: c.recordLife(), coder: c.coder, force: true,
+		key: f.full, owner: c.redis.newOwner(), lease: c.opts.Lease, life: c.recordLife(), coder: c.coder, force: true,
 	}
 	got, err := c.store.acquire(ctx, a)
 	if err != nil {

@@ -86,3 +86,23 @@ func (fs *flights) unwantedLocked(b *batch) {
 		b.cancel(errAbandoned)
 	}
 }
+
+// waiting returns how many calls wait for a key, and whether one of its flights is queued for a permit.
+func (fs *flights) waiting(key string) (calls int, queued bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, current := range fs.current {
+		if f := current[key]; f != nil {
+			calls += int(f.callers)
+			queued = queued || f.ticket.Load() != nil
+		}
+	}
+	return calls, queued
+}
+
+// waitingAll returns how many calls wait.
+func (fs *flights) waitingAll() uint64 {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return uint64(max(fs.room.waiting, 0))
+}

@@ -35,11 +35,13 @@ type events struct {
 	r *Redis
 
 	mu       sync.Mutex
-	underWay bool      // guarded by mu
-	gathered []*bundle // guarded by mu
-	number   uint64    // of the last message; guarded by mu
-	sent     time.Time // when; guarded by mu
-	told     bool      // ... and its number was published once more; guarded by mu
+	underWay bool          // guarded by mu
+	gathered []*bundle     // guarded by mu
+	number   uint64        // of the last message; guarded by mu
+	sent     time.Time     // when; guarded by mu
+	last     time.Time     // when the last message was made, heartbeats included; zero: it has come; guarded by mu
+	took     time.Duration // of the last one that has come; guarded by mu
+	told     bool          // ... and its number was published once more; guarded by mu
 }
 
 // bundle is what goes into one message.
@@ -96,6 +98,7 @@ func (e *events) begin(events []byte) (message string, ok bool) {
 
 func (e *events) messageLocked(events []byte) string {
 	now := time.Now()
+	e.last = now
 	ago := time.Duration(0)
 	if e.number > 0 {
 		ago = min(now.Sub(e.sent), longAgo)
@@ -109,6 +112,26 @@ func (e *events) messageLocked(events []byte) string {
 
 // longAgo is the longest time that fits.
 const longAgo = 9_999_999_999 * time.Millisecond
+
+// back notes that a message of ours has come.
+func (e *events) back(number uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if number == e.number && e.last != (time.Time{}) {
+		e.took = time.Since(e.last)
+		e.last = time.Time{}
+	}
+}
+
+// lag returns how long the last message of ours took to come, or how long it is awaited if that is longer.
+func (e *events) lag() time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.last == (time.Time{}) {
+		return e.took
+	}
+	return max(e.took, time.Since(e.last))
+}
 
 // end is called when the message has been answered, or will not be. What has gathered goes next.
 func (e *events) end() {
@@ -251,9 +274,10 @@ func (s *stream) handle(m string) {
 	}
 	kind, who, rest := m[0], m[1:17], m[17:]
 	switch kind {
-	case wakeCommitted, wakeAborted: // ends with the record, if it is small
-		if key, rec, ok := cutText(rest); ok {
-			w := wake{kind: kind, record: []byte(rec)}
+	case wakeCommitted, wakeAborted: // ends with the time and the record, if it is small
+		if key, news, ok := cutText(rest); ok {
+			at, rec := cutTime(news)
+			w := wake{kind: kind, record: []byte(rec), at: at}
 			copy(w.owner[:], who)
 			s.r.waiters.tell(key, w)
 		}
@@ -263,18 +287,22 @@ func (s *stream) handle(m string) {
 		}
 		number, err := strconv.ParseUint(rest[:16], 10, 64)
 		ago, err2 := strconv.ParseUint(rest[16:26], 10, 64)
-		if err != nil || err2 != nil || who == s.r.process {
+		if err != nil || err2 != nil {
+			return
+		}
+		if who == s.r.process {
+			s.r.events.back(number)
 			return
 		}
 		if number > 0 && s.heard.missing(who, number, time.Duration(ago)*time.Millisecond, len(rest) == 26) {
-			s.r.missed()
+			s.r.missed(idOfProcess(who))
 		}
 		for rest = rest[26:]; rest != ""; {
 			text, more, ok := cutText(rest[1:])
 			if !ok {
 				return
 			}
-			s.r.hear(rest[0], text)
+			s.r.hear(rest[0], text, idOfProcess(who))
 			rest = more
 		}
 	case permit:
@@ -287,7 +315,7 @@ func (s *stream) handle(m string) {
 			if !ok {
 				return
 			}
-			s.r.hear(keyEvent, key)
+			s.r.hear(keyEvent, key, idOfProcess(who))
 			rest = more
 		}
 	}
@@ -304,3 +332,17 @@ func cutText(s string) (text, rest string, ok bool) {
 	}
 	return s[8 : 8+n], s[8+n:], true
 }
+
+// cutTime splits a time of the server's, us, from what follows it; 0: there is none.
+func cutTime(s string) (at int64, rest string) {
+	if len(s) < timeDigits {
+		return 0, s
+	}
+	n, err := strconv.ParseUint(s[:timeDigits], 10, 63)
+	if err != nil {
+		return 0, s
+	}
+	return int64(n), s[timeDigits:]
+}
+
+const timeDigits = 16

@@ -188,6 +188,7 @@ func TestReplicaReads(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Cleanup(func() { _ = rds.Close() })
+				rds.name = "" // or there would be a key more
 				c, err := New[int]("user", Options{Redis: rds, LocalTTL: -1, Tags: true})
 				if err != nil {
 					t.Fatal(err)

@@ -67,6 +67,14 @@ func (fs *failures) note(key string, err error, first time.Duration) time.Durati
 	return pause
 }
 
+// recall returns the last failure, however long ago.
+func (fs *failures) recall(key string) (failure, bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f, ok := fs.m[key]
+	return f, ok
+}
+
 // last returns the error of the last load if its pause is not over, and whether it is not.
 func (fs *failures) last(key string) (error, bool) {
 	if !fs.some.Load() {

@@ -85,6 +85,7 @@ func (p *proc) start(o Options, ro RedisOptions) *proc {
 	if p.rds, err = NewRedis(p.client, ro); err != nil {
 		t.Fatal(err)
 	}
+	p.rds.name = ro.Process // or nobody asks for it
 	o = exact(o)
 	o.Redis = p.rds
 	if p.cache, err = New[string]("user", o); err != nil {

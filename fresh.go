@@ -91,7 +91,7 @@ func (c *core) ahead(id record.Owner, ttl time.Duration, cost early.Cost) time.D
 	if id == (record.Owner{}) { // it is in this memory only
 		u = rand.Uint64()
 	} else {
-		u = mix(binary.BigEndian.Uint64(id[:]) ^ c.draws)
+		u = mix(binary.BigEndian.Uint64(id[8:]) ^ c.draws) // it begins with what all of a process have
 	}
 	return early.Ahead(ttl, cost, c.opts.EarlyRefresh, c.chance(u))
 }

@@ -42,6 +42,7 @@ func (c *core) deaf() {
 func (c *core) ask(ctx context.Context, kind byte, names []string) error {
 	return c.detached(ctx, func(ctx context.Context) error {
 		c.dropHere(kind, names)
+		c.tellDeletion(kind, names, "")
 		if c.redis == nil {
 			return nil
 		}

@@ -105,6 +105,7 @@ type flight struct {
 	joiner  *batch                 // the last one to join; guarded by flights.mu
 	landed  chan struct{}          // closed when it lands, or the flights are closed; made when somebody waits for it, and nil before in a batch; guarded by flights.mu
 	callers int32                  // guarded by flights.mu
+	others  []context.Context      // of calls that have joined it, for an observer; guarded by flights.mu
 	over    atomic.Bool            // res is there
 	there   bool                   // memory had something when it began
 	current bool                   // calls may join it; guarded by flights.mu

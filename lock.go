@@ -40,6 +40,7 @@ type store interface {
 	// stamp, barrier and invalidate are about the tags of a cache of that name.
 	stamp(ctx context.Context, name string, life time.Duration) (int64, error)
 	barrier(ctx context.Context, name string, tags []string) (int64, error)
+	barriers(ctx context.Context, name string, tags []string) ([]int64, error)
 	invalidate(ctx context.Context, name string, tags []string, life time.Duration) error
 	permits(ctx context.Context, a permitArgs) (permitted, error)
 }
@@ -126,6 +127,7 @@ func (c *core) shared(f *flight) *result {
 // firstLook is look, unless the entry has been looked at.
 func (c *core) firstLook(f *flight) (res *result, raw []byte, err error) {
 	if c.undone.has(f.key) {
+		c.missed(f, undeleted)
 		return nil, nil, errUndone
 	}
 	c.reckon(f)
@@ -135,7 +137,9 @@ func (c *core) firstLook(f *flight) (res *result, raw []byte, err error) {
 	}
 	if f.prev == nil {
 		if res, raw, err = c.look(f); res != nil {
-			c.stats.redisHits.Add(1)
+			c.hitInRedis(f, res)
+		} else {
+			c.missed(f, whyMissed(raw, err))
 		}
 	}
 	return res, raw, err
@@ -164,11 +168,12 @@ func (c *core) lease(f *flight, raw []byte, err error) *result {
 	w := c.redis.waiters.register(f.full)
 	defer c.redis.waiters.unregister(w)
 	a := acquireArgs{
-		key: f.full, owner: newOwner(), lease: c.opts.Lease, life: c.recordLife(), coder: c.coder,
+		key: f.full, owner: c.redis.newOwner(), lease: c.opts.Lease, life: c.recordLife(), coder: c.coder,
 		quiet: f.kind == unasked,
 	}
 	patience := c.local.started.Add(time.Duration(f.until))
 	wait := waiting{w: w, patience: patience}
+	defer c.waits.end(f)
 	for tries := 0; ; {
 		switch {
 		case errors.Is(err, errUnreadable):
@@ -197,7 +202,7 @@ func (c *core) lease(f *flight, raw []byte, err error) *result {
 			raw = got.record
 			if e, err = c.use(f, raw, since, asOf, true, nil); e != nil {
 				if res := c.settle(f, e); res != nil {
-					c.stats.redisHits.Add(1)
+					c.hitInRedis(f, res)
 					return res
 				}
 			}
@@ -228,16 +233,20 @@ func (c *core) lease(f *flight, raw []byte, err error) *result {
 			f.leave()
 			return c.loadAlone(f, errOther)
 		case got.outcome == won:
+			how := LeaseEvent{What: "won", Fence: got.fence}
 			if wait.began {
 				c.stats.takeovers.Add(1)
+				how.What, how.Took = "taken over", time.Since(wait.since)
 			}
+			c.waits.end(f)
+			c.tellLease(f, how, a.owner)
 			if f.prev != nil && f.prev.id != got.stays { // deleted since it was read
 				f.prev = nil
 			}
 			if res := c.loadLeased(f, since, asOf, sent, a, got); res != nil {
 				return res
 			}
-			a.owner = newOwner()
+			a.owner = c.redis.newOwner()
 			continue
 		}
 		f.leave()
@@ -249,10 +258,16 @@ func (c *core) lease(f *flight, raw []byte, err error) *result {
 			res, raw, err = c.look(f)
 		default:
 			if !wait.began {
-				wait.began = true
+				wait.began, wait.since = true, time.Now()
 				c.stats.waits.Add(1)
 			}
+			c.redis.meet(processOf(got.holder))
+			c.waits.begin(f, got.holder)
+			c.tellLease(f, LeaseEvent{What: "waits", Fence: got.fence}, got.holder)
 			res, raw, err = c.wait(f, &wait, got, since, asOf)
+			if res != nil {
+				c.tellLease(f, LeaseEvent{What: wait.ended(), Took: time.Since(wait.since), Latency: wait.latency, Fence: got.fence}, got.holder)
+			}
 		}
 		switch {
 		case res != nil:
@@ -261,10 +276,11 @@ func (c *core) lease(f *flight, raw []byte, err error) *result {
 			return &result{err: context.Cause(f.ctx)}
 		case err != nil && !replaceable(err) || !time.Now().Before(patience):
 			c.stats.waitTimeouts.Add(1)
+			c.tellLease(f, LeaseEvent{What: "gave up", Took: time.Since(wait.since), Fence: got.fence}, got.holder)
 			return c.loadAlone(f, err)
 		}
 		// An attempt that was told BUSY holds nothing; a new one has a name of its own.
-		a.owner = newOwner()
+		a.owner = c.redis.newOwner()
 	}
 }
 
@@ -279,6 +295,7 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, sent time.Time, a
 		return c.loadAlone(f, noBarriersError{err})
 	}
 	c.stats.leases.Add(1)
+	c.redis.introduce()
 	f.lease = &tenure{c: c, f: f, args: a, fence: got.fence, until: sent.Add(a.lease)}
 	res := c.takeLock(f)
 	defer f.lock.release()
@@ -290,7 +307,11 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, sent time.Time, a
 		f.leave()
 		return nil
 	}
+	over := func(what string) {
+		c.tellLease(f, LeaseEvent{What: what, Took: time.Since(sent), Fence: got.fence}, a.owner)
+	}
 	if res.failed() {
+		over("released")
 		pause := c.failed(f, res)
 		later := c.ticks.Add(1)
 		if mine, _ := c.abort(f, a.owner, got.fence, pause); mine {
@@ -318,6 +339,8 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, sent time.Time, a
 	payload, ok := c.encode(res, l)
 	encoded = true
 	if !ok {
+		over("released")
+		c.outcomes.becomes(f.key, "not stored")
 		asOf, pause := c.ticks.Add(1), time.Duration(0)
 		if res.noStore {
 			pause = drop
@@ -341,9 +364,10 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, sent time.Time, a
 	outcome, err := c.store.commit(f.ctx, commitArgs{
 		key: f.full, owner: a.owner, fence: got.fence, record: rec, life: l.whole(),
 	})
-	keep := true
+	keep, what := true, "stored"
 	switch {
 	case err != nil:
+		what = "unconfirmed"
 		c.stats.redisErrors.Add(1)
 		keep = c.redis.cutOff()
 		if silence(err) == nil { // it was refused: nobody need wait for the end of the lease, and if it is ours still
@@ -354,12 +378,19 @@ func (c *core) loadLeased(f *flight, since epoch, asOf uint64, sent time.Time, a
 	case outcome == stored:
 		res.asOf = asOf
 	case outcome == refused: // the lease was ours until then, so nothing was deleted meanwhile
+		what = "released"
 		c.stats.uncached.Add(1)
 		res.asOf = asOf
 	default:
+		what = "rejected"
 		c.stats.rejected.Add(1)
+		if outcome == taken {
+			c.stats.duplicated.Add(1)
+		}
 		keep = false
 	}
+	over(what)
+	c.outcomes.becomes(f.key, what)
 	if c.stillValid(f, stamp, res, began) && keep {
 		c.fill(f, since, res, len(payload), l, a.owner)
 	}
@@ -395,6 +426,7 @@ func (c *core) loadAlone(f *flight, why error) *result {
 		return res
 	}
 	c.stats.unleased.Add(1)
+	c.tellLease(f, LeaseEvent{What: "none"}, record.Owner{})
 	if errors.Is(why, errOther) {
 		c.stats.others.Add(1)
 	}

@@ -202,7 +202,8 @@ func (n *memNetwork) publish(channel, message string) {
 		n.push(p, what, true, func() {
 			if message[0] == eventful {
 				p.knows(known, about)
-			} else if key, rec, ok := cutText(message[17:]); ok && message[0] != permit {
+			} else if key, news, ok := cutText(message[17:]); ok && message[0] != permit {
+				_, rec := cutTime(news)
 				n.tr.serves(p, keyIn(key), []byte(rec))
 			}
 			p.rds.stream.handle(message)

@@ -51,6 +51,8 @@ func (g glance) is(m mark) bool { return g.mark&m != 0 }
 type tier interface {
 	// find returns an entry of whatever age, and its value.
 	find(key string) (glance, any)
+	// glimpse is find without being noticed.
+	glimpse(key string) (glance, any)
 	// put stores an entry unless l says that it is too late. Nothing happens to the key between the two.
 	put(key string, g glance, value any, l *local, since epoch)
 	// change changes when an entry is due, to what when says, if that is not 0.
@@ -76,6 +78,14 @@ func (m *memory[V]) find(key string) (glance, any) {
 		return s.glance, nil
 	}
 	return s.glance, s.value
+}
+
+func (m *memory[V]) glimpse(key string) (glance, any) {
+	e, there := m.entries.GetEntryQuietly(key)
+	if !there || e.Value.is(negative) {
+		return e.Value.glance, nil
+	}
+	return e.Value.glance, e.Value.value
 }
 
 func (m *memory[V]) put(key string, g glance, value any, l *local, since epoch) {
@@ -122,6 +132,7 @@ type clock struct {
 	seen    atomic.Int64 // the time a moment ago; 0: nobody looks
 	used    atomic.Bool  // since then
 	hits    hits         // the timer has them sampled
+	hot     hot          // the timer makes room in its sample
 
 	mu    sync.Mutex
 	timer *time.Timer // guarded by mu
@@ -171,6 +182,7 @@ func (k *clock) tick() {
 		return
 	}
 	k.hits.turn()
+	k.hot.left.Store(hotSample)
 	k.seen.Store(k.now())
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -199,6 +211,14 @@ const (
 func (h *hits) add(n uint64) {
 	if w := h.weight.Load(); w > 0 {
 		h.sum.add(w * n)
+	}
+}
+
+// hit counts one.
+func (k *clock) hit(key string) {
+	if w := k.hits.weight.Load(); w > 0 {
+		k.hits.sum.add(w)
+		k.hot.note(key)
 	}
 }
 

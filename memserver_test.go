@@ -170,12 +170,12 @@ func (s *memServer) commit(c commitArgs) committed {
 	}
 	entry, _, _ := record.Open(c.record)
 	left := time.Duration(entry.StaleUntil-s.now()) * time.Microsecond
-	outcome, news := refused, ""
+	outcome, news := refused, fmt.Sprintf("%016d", s.now())
 	if ttl := min(c.life.Truncate(time.Millisecond), (left + time.Millisecond - 1).Truncate(time.Millisecond)); ttl > 0 {
 		s.set(c.key, c.record, ttl)
 		outcome = stored
 		if len(c.record) <= wakeBytes {
-			news = string(c.record)
+			news += string(c.record)
 		}
 	} else {
 		delete(s.entries, c.key)

@@ -50,6 +50,16 @@ func (m *memStore) barrier(ctx context.Context, _ string, tags []string) (int64,
 	})
 }
 
+func (m *memStore) barriers(ctx context.Context, _ string, tags []string) ([]int64, error) {
+	return ask(ctx, m, "barriers", func() ([]int64, string) {
+		times := []int64{m.server.barrier(nil)}
+		for _, t := range tags {
+			times = append(times, m.server.tags.of[t])
+		}
+		return times, fmt.Sprint(times)
+	})
+}
+
 // invalidate sets barriers and publishes, and other commands may come between.
 func (m *memStore) invalidate(ctx context.Context, name string, tags []string, _ time.Duration) error {
 	_, err := insist(ctx, m.r, patient*m.r.timeout, func(ctx context.Context) (struct{}, error) {

@@ -148,6 +148,9 @@ type Options struct {
 	// each other's entries alone, like those of another type; raise Version to replace them. Default: off.
 	Tags bool
 
+	// Observer is told what the cache does. Default: none.
+	Observer Observer
+
 	// Version orders the formats of values. Raise it when stored values cannot be read as V any more: entries of
 	// lower versions are replaced, and processes that still use a lower version leave yours alone and load for
 	// themselves. Default: 0.

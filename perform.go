@@ -132,6 +132,9 @@ func (c *core) starts(f *flight) *result {
 // loaded makes a result of what came of a loader.
 func (c *core) loaded(f *flight, res *result, r returned) *result {
 	res.value, res.err, res.ended, res.took = r.value, r.err, r.ended, r.took
+	if !r.unbegun {
+		c.outcomes.loaded(f.key, loadOutcome(r.err, r.abandoned), r.took)
+	}
 	if r.abandoned {
 		res.abandoned, res.unbegun, res.asOf = true, r.unbegun, 0
 		return res
@@ -215,6 +218,12 @@ func (r *renewals) end(held bool) bool {
 func (c *core) perform(parent context.Context, t task, leases *renewals) (r returned) {
 	ctx, cancel := context.WithTimeout(context.WithValue(parent, loadedBy{}, t), c.opts.LoadTimeout)
 	defer cancel()
+	c.running.begin(t)
+	defer c.running.end(t)
+	ctx, tell := c.tellLoad(ctx, t)
+	if tell != nil {
+		defer func() { tell(r) }()
+	}
 	start := c.local.now()
 	var late atomic.Bool
 	done := make(chan returned, 1)

@@ -303,7 +303,7 @@ func (c *core) peekInRedis(f *flight) *result {
 	e, _, err := c.read(f)
 	switch {
 	case e != nil:
-		c.stats.redisHits.Add(1)
+		c.hitInRedis(f, e.res)
 	case err != nil && c.redis.cutOff():
 		e = c.kept(f.key)
 	}

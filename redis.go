@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	cryptorand "crypto/rand"
 	"encoding/hex"
@@ -15,6 +16,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/sony/gobreaker/v2"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/bellwether-go/cache/internal/host"
 )
 
 // Client is what a cache needs of Redis. *redis.Client (also for Sentinel), *redis.ClusterClient, *redis.Ring and
@@ -64,6 +67,10 @@ type RedisOptions struct {
 	// have forgotten a lock, and does not vote. The lock is no promise of mutual exclusion: docs/lease.md. Default: none.
 	LockNodes []Client
 
+	// Process is the name by which Explain shows this process to the others: at most 100 bytes. A process that loads keeps it in Redis
+	// for a day, under a key of its own. Default: the name of the host and the process ID.
+	Process string
+
 	// Tracking makes the server say itself what was changed under our prefix, by whatever tool (CLIENT TRACKING in
 	// broadcasting mode, Redis 6, RESP3): a DEL in redis-cli reaches every memory like a Delete. Each write is then told
 	// to each process, and a value gets into memory with the first read after it was stored. Processes with and without
@@ -77,7 +84,9 @@ type Redis struct {
 	client   Client
 	prefix   string
 	timeout  time.Duration
-	process  string // this process's inbox: 16 bytes
+	process  string    // this process's inbox: 16 bytes
+	id       processID // with which owners begin
+	name     string    // of this process; empty: it is not told
 	breaker  *gobreaker.TwoStepCircuitBreaker[struct{}]
 	clock    serverClock
 	waiters  waiters
@@ -98,10 +107,15 @@ type Redis struct {
 	asked        atomic.Int64                      // when it was last called, on clock.local
 	silent       atomic.Int64                      // since when no command has been answered, on clock.local; 0: the last one was
 
+	toldCutOff atomic.Bool
+	met        atomic.Int64 // when another's name was asked for, on clock.local; 0: never
+	introduced atomic.Int64 // when the name was told, on clock.local; 0: never
+
 	mu     sync.Mutex
-	closed bool             // guarded by mu
-	caches map[string]cores // by name; guarded by mu
-	work   sync.WaitGroup   // commands under way; Add under mu while not closed
+	closed bool                 // guarded by mu
+	caches map[string]cores     // by name; guarded by mu
+	names  map[processID]string // of other processes; guarded by mu
+	work   sync.WaitGroup       // commands under way; Add under mu while not closed
 }
 
 type cores map[*core]struct{}
@@ -132,6 +146,9 @@ func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 		errs = append(errs, fmt.Errorf("cache: RedisOptions.Timeout is %v: want a positive duration", o.Timeout))
 	case o.Timeout == 0:
 		o.Timeout = 50 * time.Millisecond
+	}
+	if len(o.Process) > longestName {
+		errs = append(errs, fmt.Errorf("cache: RedisOptions.Process is %d bytes long: want at most %d", len(o.Process), longestName))
 	}
 	oneServer, wakes, replicas := false, true, false
 	var topology func(context.Context)
@@ -171,6 +188,7 @@ func NewRedis(client Client, o RedisOptions) (*Redis, error) {
 		return nil, err
 	}
 	r := newRedis(client, o, oneServer, wakes)
+	r.name = cmp.Or(o.Process, host.Process())
 	if len(o.LockNodes) > 0 {
 		r.lock = &redlock{r: r}
 		for _, n := range o.LockNodes {
@@ -199,6 +217,7 @@ func newRedis(client Client, o RedisOptions, oneServer, wakes bool) *Redis {
 	var id [8]byte
 	_, _ = cryptorand.Read(id[:]) // never fails
 	r.process = hex.EncodeToString(id[:])
+	copy(r.id[:], id[:])
 	r.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Timeout: tripped,
 		ReadyToTrip: func(c gobreaker.Counts) bool {
@@ -208,8 +227,10 @@ func newRedis(client Client, o RedisOptions, oneServer, wakes bool) *Redis {
 			switch now {
 			case gobreaker.StateClosed:
 				r.stream.hurry()
+				r.tells(false)
 			case gobreaker.StateOpen:
 				r.sweep()
+				r.tells(true)
 			}
 		},
 	})
@@ -284,12 +305,16 @@ func (r *Redis) each(name string, f func(*core)) {
 }
 
 // hear is told by the stream what another process has invalidated.
-func (r *Redis) hear(kind byte, text string) {
+func (r *Redis) hear(kind byte, text string, from processID) {
 	name, rest, ok := r.split(text)
 	if !ok || name == "" {
 		return
 	}
-	r.each(name, func(c *core) { c.drop(kind, []string{rest}) })
+	r.each(name, func(c *core) {
+		c.drop(kind, []string{rest})
+		c.tellDeletion(kind, []string{rest}, r.knownAs(from))
+	})
+	r.meet(from)
 	if kind == keyEvent {
 		r.waiters.lookAgain(text)
 	}
@@ -306,14 +331,20 @@ func (r *Redis) permitted(text, number string) {
 // deaf is called when the stream is lost. Memory is kept, each entry for the rest of its LocalTTL: to drop all of it in
 // all processes in the moment in which Redis fails would be the stampede that a cache is there to prevent.
 func (r *Redis) deaf() {
-	r.each("", func(c *core) { c.deaf() })
+	r.each("", func(c *core) {
+		c.deaf()
+		c.tellRedis("events lost")
+	})
 	r.waiters.lookAgain("")
 }
 
 // missed is called when messages of another process have not come.
-func (r *Redis) missed() {
+func (r *Redis) missed(from processID) {
 	r.each("", func(c *core) { c.stats.gaps.Add(1) })
 	r.invalidateAll()
+	r.each("", func(c *core) {
+		c.tellDeleted(DeletionEvent{Cache: c.name, At: time.Now(), What: "missed", From: r.knownAs(from)})
+	})
 }
 
 // invalidateAll is called when the stream is there, for the first time or again: what was missed is not known.
@@ -321,14 +352,6 @@ func (r *Redis) invalidateAll() {
 	r.each("", func(c *core) { c.invalidateAll() })
 	r.waiters.lookAgain("")
 }
-
-var (
-	errCutOff      = errors.New("cache: Redis out of reach")
-	errRedisClosed = errors.New("cache: Redis closed")
-)
-
-// cutOff reports whether Redis has not answered for a while.
-func (r *Redis) cutOff() bool { return r.breaker.State() != gobreaker.StateClosed }
 
 // begin counts a goroutine that Close has to wait for.
 func (r *Redis) begin() bool {
@@ -344,120 +367,4 @@ func (r *Redis) isClosed() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.closed
-}
-
-// call runs one command within a budget of time, unless the breaker is open. A command runs in a goroutine of its
-// own, because go-redis does not return when its context ends: with a frozen server it was seen to return after 5.0 s
-// whatever the context. The context given to fn has the values of ctx, not its cancellation.
-func call[T any](ctx context.Context, r *Redis, budget time.Duration, fn func(context.Context) (T, error)) (T, error) {
-	report, err := r.breaker.Allow()
-	if err != nil {
-		var zero T
-		return zero, errCutOff
-	}
-	v, err := insist(ctx, r, budget, fn)
-	err = r.note(err)
-	report(silence(err))
-	return v, err
-}
-
-// note remembers since when nothing has been answered: many commands that fail at once are one failure.
-func (r *Redis) note(err error) error {
-	if silence(err) == nil {
-		r.silent.Store(0)
-		r.stream.lost.Store(false)
-	} else {
-		r.silent.CompareAndSwap(0, max(int64(r.clock.local(time.Now())), 1))
-		r.askTopology()
-	}
-	return err
-}
-
-// askTopology has the client of a cluster ask who has which slots, at most once in a second. By itself go-redis asks when a node says
-// that it does not have a slot any more, which one that is gone does not say, and after a minute otherwise: so long a
-// replica that has taken over was not found (measured: 62 s, and 3 s with this).
-func (r *Redis) askTopology() {
-	now, last := int64(r.clock.local(time.Now())), r.asked.Load()
-	if r.topology != nil && now-last >= int64(tripped) && r.asked.CompareAndSwap(last, now) {
-		r.topology(context.Background())
-	}
-}
-
-func (r *Redis) silentFor(d time.Duration) bool {
-	since := r.silent.Load()
-	return since != 0 && r.clock.local(time.Now())-time.Duration(since) >= d
-}
-
-// insist is call without the breaker.
-func insist[T any](
-	ctx context.Context, r *Redis, budget time.Duration, fn func(context.Context) (T, error),
-) (T, error) {
-	var zero T
-	if !r.begin() {
-		return zero, errRedisClosed
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), budget)
-	type reply struct {
-		v   T
-		err error
-	}
-	replies := make(chan reply, 1)
-	go func() {
-		defer r.work.Done()
-		defer cancel()
-		rep := reply{err: errReply} // if a hook of the user's client ends the goroutine
-		defer func() {
-			if p := recover(); p != nil { // or panics
-				rep.err = fmt.Errorf("cache: client panicked with a %T", p) // which may hold anything
-			}
-			replies <- rep
-		}()
-		rep.v, rep.err = fn(ctx)
-	}()
-	select {
-	case rep := <-replies:
-		return rep.v, rep.err
-	case <-ctx.Done():
-		select {
-		case rep := <-replies: // cancel comes after the reply
-			return rep.v, rep.err
-		default:
-		}
-		return zero, ctx.Err()
-	}
-}
-
-// silence returns err if it means that the server did not answer. An error reply is an answer.
-func silence(err error) error {
-	if err == nil {
-		return nil
-	}
-	var answer redis.Error
-	if errors.As(err, &answer) || errors.Is(err, redis.TxFailedErr) {
-		return nil
-	}
-	return err
-}
-
-// sweep asks for the time, for nobody, from when the breaker opens until there is an answer: that is how go-redis finds
-// connections of its pool that are half open, one after the other, each after its ReadTimeout. At the pace of the breaker,
-// which lets one command through in a second, 9 s were seen after a partition of one, with a ReadTimeout of 500 ms. A
-// server that is only slow gets a few commands more.
-func (r *Redis) sweep() {
-	for r.sweeping.Add(1) <= sweepers && r.begin() {
-		go func() {
-			defer r.work.Done()
-			defer r.sweeping.Add(-1)
-			for !r.answers() && !r.isClosed() {
-				time.Sleep(r.timeout)
-			}
-		}()
-	}
-	r.sweeping.Add(-1)
-}
-
-// answers blocks as long as the client lets a command run.
-func (r *Redis) answers() bool {
-	defer func() { _ = recover() }() // a hook of the user's
-	return silence(r.client.Time(context.Background()).Err()) == nil
 }

@@ -388,6 +388,7 @@ func (s *stage) start(words []string) {
 				}
 			})
 			p.rds, _ = NewRedis(p.client, RedisOptions{})
+			p.rds.name = ""                                                     // or transcripts would have it
 			p.rds.spread = func(d time.Duration) time.Duration { return d / 2 } // the same each time
 			o.Redis = p.rds
 		}

@@ -12,6 +12,16 @@ type Stats struct {
 	RedisHits uint64 // answers found in Redis, each perhaps for many calls
 	StaleHits uint64 // calls answered with a value past its TTL
 
+	// Misses are keys that were looked for and not found, or not to be served, each perhaps for many calls. Refreshes are none.
+	MissesAbsent      uint64 // there was nothing: never stored, deleted, evicted or past its end
+	MissesExpired     uint64 // past its TTL, or its end
+	MissesLeased      uint64 // somebody loads it
+	MissesDeleted     uint64 // older than a deletion of its tags
+	MissesUndeleted   uint64 // older than a deletion that Redis has not confirmed
+	MissesUnreadable  uint64 // what was there is not ours, or damaged
+	MissesOther       uint64 // of a newer version or another type
+	MissesUnreachable uint64 // Redis did not answer
+
 	Loads          uint64 // keys for which a loader was called
 	LoadErrors     uint64 // ... that returned an error other than ErrNotFound, panics included
 	LoadPanics     uint64 // ... that panicked or called runtime.Goexit
@@ -35,6 +45,7 @@ type Stats struct {
 	LeasesTakenOver uint64 // ... after waiting for another process
 	LeasesLost      uint64 // ... and not ours any more at a renewal
 	CommitsRejected uint64 // values not stored because the lease was not ours any more: deleted or taken over
+	LoadsDuplicated uint64 // ... of which another process has loaded the same meanwhile
 	ValuesUncached  uint64 // values not stored because they are too large, cannot be encoded, or Redis refused them
 
 	LocksWon         uint64 // of RedisOptions.LockNodes, to load
@@ -48,6 +59,9 @@ type Stats struct {
 	Polls        uint64 // ... and looked
 	Rounds       uint64 // calls that started over, because a value may have been older than a deletion
 
+	Waiting uint64 // calls that wait for a flight now: a gauge
+	Loading uint64 // calls of loaders under way: a gauge
+
 	DeletesPending  uint64 // deletions that Redis has not confirmed yet: a gauge
 	DeletesRepeated uint64 // ... that it has confirmed when they were repeated
 	DeletesDropped  uint64 // ... that are not repeated, because there were too many or the cache was closed
@@ -59,6 +73,8 @@ type Stats struct {
 }
 
 type stats struct {
+	misses                                                                [reasons]atomic.Uint64
+	duplicated                                                            atomic.Uint64
 	redisHits                                                             atomic.Uint64
 	batchLoads, loads, loadErrors, panics, abandoned, lateLoads, unleased atomic.Uint64
 	leases, takeovers, lost, rejected, uncached                           atomic.Uint64
@@ -72,6 +88,9 @@ type stats struct {
 
 func (s *stats) snapshot() Stats {
 	return Stats{
+		MissesAbsent: s.misses[absent].Load(), MissesExpired: s.misses[expired].Load(), MissesLeased: s.misses[leased].Load(),
+		MissesDeleted: s.misses[outdated].Load(), MissesUndeleted: s.misses[undeleted].Load(), MissesUnreadable: s.misses[garbage].Load(),
+		MissesOther: s.misses[foreign].Load(), MissesUnreachable: s.misses[unreachable].Load(), LoadsDuplicated: s.duplicated.Load(),
 		RedisHits: s.redisHits.Load(), StaleHits: s.staleHits.Load(),
 		Refreshes: s.refreshes.Load(), RefreshesSkipped: s.refreshesSkipped.Load(), LoadsPostponed: s.postponed.Load(),
 		Loads: s.loads.Load(), BatchLoads: s.batchLoads.Load(), LoadErrors: s.loadErrors.Load(), LoadPanics: s.panics.Load(),
@@ -85,4 +104,14 @@ func (s *stats) snapshot() Stats {
 		DeletesRepeated: s.deletesRepeated.Load(), DeletesDropped: s.deletesDropped.Load(), EventGaps: s.gaps.Load(), RedisErrors: s.redisErrors.Load(), Unreadable: s.unreadable.Load(),
 		OtherEntries: s.others.Load(),
 	}
+}
+
+// counters returns Stats.
+func (c *core) counters() Stats {
+	s := c.stats.snapshot()
+	s.LocalHits = c.local.hits.sum.load()
+	s.DeletesPending = uint64(c.undone.n.Load())
+	s.Waiting = c.flights.waitingAll()
+	s.Loading = uint64(c.running.len())
+	return s
 }

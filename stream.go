@@ -26,6 +26,7 @@ type stream struct {
 	answered chan struct{} // one token: Redis answers again
 	stop     context.CancelFunc
 	done     chan struct{}
+	stood    bool          // once at least; used by the goroutine that handles messages
 	heard    heard         // used by the goroutine that handles messages
 	last     atomic.Int64  // when a message for everybody came, on r.clock.local
 	tried    time.Duration // when a heartbeat was sent; used by the goroutine that handles messages
@@ -203,6 +204,10 @@ func (s *stream) stands() {
 	s.lost.Store(false)
 	s.up.Store(true)
 	s.r.invalidateAll()
+	if s.stood {
+		s.r.each("", func(c *core) { c.tellRedis("events back") })
+	}
+	s.stood = true
 }
 
 func (s *stream) now() time.Duration { return s.r.clock.local(time.Now()) }

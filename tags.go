@@ -192,14 +192,9 @@ func (p *proofs) given() bool {
 }
 
 func (s *scriptStore) gotBarriers(ctx context.Context, name string, cmd redis.Cmder) (int64, error) {
-	values, err := cmd.(*redis.SliceCmd).Result()
-	switch {
-	case wrongType(err): // the next stamp replaces it
-		return math.MaxInt64, nil
-	case err != nil:
-		return 0, noBarriersError{err}
-	case len(values)+2 != len(cmd.Args()):
-		return 0, errReply
+	values, err := barrierValues(cmd)
+	if err != nil {
+		return 0, err
 	}
 	barrier, ok := latestOf(values)
 	if !ok { // somebody else has written there: without any, all begins anew
@@ -208,6 +203,43 @@ func (s *scriptStore) gotBarriers(ctx context.Context, name string, cmd redis.Cm
 		})
 	}
 	return barrier, err
+}
+
+// barrierValues returns what HMGET has answered; what is of another type is replaced by the next stamp, and has nothing.
+func barrierValues(cmd redis.Cmder) ([]any, error) {
+	values, err := cmd.(*redis.SliceCmd).Result()
+	switch {
+	case wrongType(err):
+		return make([]any, len(cmd.Args())-2), nil
+	case err != nil:
+		return nil, noBarriersError{err}
+	case len(values)+2 != len(cmd.Args()):
+		return nil, errReply
+	}
+	return values, nil
+}
+
+// barriers returns the barrier of everything, and those of these tags; 0 for what was never deleted. All is, if they are lost.
+func (s *scriptStore) barriers(ctx context.Context, name string, tags []string) ([]int64, error) {
+	cmd, err := s.r.pipeline.do(ctx, s.getBarriers(name, tags))
+	if err != nil {
+		return nil, noBarriersError{err}
+	}
+	values, err := barrierValues(cmd)
+	if err != nil {
+		return nil, err
+	}
+	times := make([]int64, 1+len(tags))
+	if lost, ok := latestOf(values); lost == math.MaxInt64 || !ok {
+		times[0] = math.MaxInt64
+		return times, nil
+	}
+	for i, v := range values[1:] {
+		if text, ok := v.(string); ok {
+			times[i], _ = strconv.ParseInt(text, 10, 64)
+		}
+	}
+	return times, nil
 }
 
 // latestOf returns the latest barrier of values: the latest time that was given out, the barrier of everything, and those

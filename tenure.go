@@ -49,6 +49,7 @@ func (t *tenure) keep(ctx context.Context) bool {
 		return true
 	}
 	t.c.stats.lost.Add(1) // the load goes on: its callers want the value
+	t.c.tellLease(t.f, LeaseEvent{What: "lost", Fence: t.fence}, t.args.owner)
 	return false
 }
 

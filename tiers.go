@@ -40,6 +40,9 @@ func (c *core) fly(ctx context.Context, key string, co callOptions, loader anyLo
 		if leads {
 			c.lead(ctx, f)
 		}
+		if !leads && c.opts.Observer.Load != nil {
+			c.flights.noteOther(ctx, f)
+		}
 		if landed := c.flights.landing(f); landed != nil {
 			select { // of few channels: thousands may stand here
 			case <-landed:
@@ -138,6 +141,9 @@ func (c *core) closed() bool {
 // unless that is nil.
 func (c *core) fromMemory(ctx context.Context, key string, co callOptions, loader anyLoader) *result {
 	res, aged := c.remembers(key, co.kind(), loader != nil)
+	if res != nil && c.opts.Observer.Hit != nil {
+		c.tellHit(ctx, key, "memory", res.mark())
+	}
 	if aged != nil {
 		c.refreshSoon(ctx, due{key: key, aged: aged}, co, loader)
 	}
@@ -173,7 +179,7 @@ func (c *core) remembers(key string, k kind, loads bool) (res *result, aged *loc
 	default:
 		return nil, nil
 	}
-	c.local.hits.add(1)
+	c.local.hit(key)
 	return res, aged
 }
 
@@ -194,7 +200,11 @@ func (c *core) loadHere(f *flight) *result {
 	if res := c.enterAlone(f); res != nil {
 		return res
 	}
-	f.prev = c.kept(f.key)
+	if f.prev = c.kept(f.key); f.there {
+		c.missed(f, expired)
+	} else {
+		c.missed(f, absent)
+	}
 	if res := c.failing(f); res != nil {
 		return res
 	}
@@ -249,7 +259,10 @@ func (c *core) remembered(f *flight) *result {
 	if f.kind > strict || c.local.now() >= e.until || e.is(stale) && f.kind == strict {
 		return nil
 	}
-	c.local.hits.add(1)
+	c.local.hit(f.key)
+	if c.opts.Observer.Hit != nil {
+		c.tellHit(f.ctx, f.key, "memory", e.mark)
+	}
 	return &result{value: value, negative: e.is(negative), stale: e.is(stale), asOf: asOf}
 }
 

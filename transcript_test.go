@@ -191,7 +191,7 @@ func (tr *transcript) push(m string) string {
 	key = shortKey(key)
 	switch m[0] {
 	case wakeCommitted:
-		if rest == "" {
+		if _, rest = cutTime(rest); rest == "" {
 			return fmt.Sprintf("%s: %s has committed", key, tr.owner(m[1:17]))
 		}
 		return fmt.Sprintf("%s: %s has committed %s", key, tr.owner(m[1:17]), tr.record(rest))

@@ -13,6 +13,7 @@ type wake struct {
 	kind   byte
 	owner  record.Owner
 	record []byte
+	at     int64 // of the server's clock, us; 0: not known
 }
 
 // of reports whether the message brings what was stored under the lease that made us wait. The owner alone does not tell:
@@ -20,6 +21,15 @@ type wake struct {
 func (w wake) of(lease acquired) bool {
 	h, _, err := record.Open(w.record)
 	return err == nil && w.owner == lease.holder && h.Fence == lease.fence
+}
+
+// sinceStored returns how long ago the message was sent, by the server's clock; 0 if that is not known.
+func (r *Redis) sinceStored(w wake) time.Duration {
+	early, late, known := r.clock.now()
+	if !known || w.at == 0 {
+		return 0
+	}
+	return max(time.Duration((early+late)/2-w.at)*time.Microsecond, 0)
 }
 
 // waiter is a flight that waits for another process.
@@ -105,7 +115,18 @@ type waiting struct {
 	w        *waiter
 	patience time.Time
 	began    bool
+	since    time.Time     // when it began
 	poll     time.Duration // the last pause
+	woken    bool          // with the value
+	latency  time.Duration // then: since it was stored
+}
+
+// ended is how waiting has ended that has brought something.
+func (w *waiting) ended() string {
+	if w.woken {
+		return "woken"
+	}
+	return "found"
 }
 
 // wait waits for the holder's value: woken, or by looking. It returns a result; or nothing if the lease may be free,
@@ -153,6 +174,7 @@ func (c *core) wait(f *flight, w *waiting, got acquired, since epoch, asOf uint6
 			if e, _ := c.use(f, news.record, since, asOf, false, nil); e != nil {
 				if res := c.settle(f, e); res != nil {
 					c.stats.wakes.Add(1)
+					w.woken, w.latency = true, c.redis.sinceStored(news)
 					return res, nil, nil
 				}
 			}

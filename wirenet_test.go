@@ -48,6 +48,7 @@ func (n *wireNetwork) start(tr *trial, p *player) {
 	if p.rds, err = NewRedis(client, RedisOptions{}); err != nil {
 		panic(err)
 	}
+	p.rds.name = ""
 	n.clients = append(n.clients, client)
 	synctest.Wait()
 	p.rds.clock.observe(time.Now(), time.Now(), time.Now().UnixMicro())
@@ -268,7 +269,8 @@ func (n *wireNetwork) push(p *player, m *lab.Message, v verdict) {
 			n.heard[p]++
 		}
 	case wakeCommitted:
-		if key, rec, ok := cutText(payload[17:]); ok && v != lose {
+		if key, news, ok := cutText(payload[17:]); ok && v != lose {
+			_, rec := cutTime(news)
 			n.tr.serves(p, keyIn(key), []byte(rec))
 		}
 	}

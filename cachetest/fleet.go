@@ -245,13 +245,14 @@ func (p *Process) clientLocked(set ...func(*redis.Options)) *redis.Client {
 	return c
 }
 
-// Redis returns what the caches of the process share, always the same: a [cache.Redis] with the default options. It is closed
+// Redis returns what the caches of the process share, always the same: a [cache.Redis] with the default options, and the name of the
+// process. It is closed
 // when the test ends, after what fleet.T.Cleanup was told. For other options give a [Process.Client] to [cache.NewRedis].
 func (p *Process) Redis() *cache.Redis {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.redis == nil {
-		r, err := cache.NewRedis(p.clientLocked(), cache.RedisOptions{})
+		r, err := cache.NewRedis(p.clientLocked(), cache.RedisOptions{Process: p.name})
 		if err != nil { // of the options: there are none
 			panic(err)
 		}

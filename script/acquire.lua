@@ -1,7 +1,7 @@
 -- ACQUIRE: the value, or the right to compute it.
 --
 -- KEYS[1]  the entry
--- ARGV[1]  owner, 16 random bytes of this attempt
+-- ARGV[1]  owner, 16 bytes of this attempt, most of them random
 -- ARGV[2]  lease, us
 -- ARGV[3]  life of the record, ms: much longer than the lease, so that a late holder whom nobody displaced
 --          may still commit and eviction by shortest TTL does not pick live leases first

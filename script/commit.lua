@@ -27,7 +27,7 @@ end
 
 local list = waiting(r)
 local life = math.min(tonumber(ARGV[4]), math.ceil((tonumber(string.sub(record, 95, 110)) - now) / 1000))
-local outcome, news = 'STORED', ''
+local outcome, news = 'STORED', string.format('%016d', now)
 if life > 0 then
   local ok = redis.pcall('SET', KEYS[1], record, 'PX', string.format('%d', life))
   if type(ok) == 'table' and ok.err then outcome = 'FAILED' end
@@ -37,7 +37,7 @@ end
 if outcome ~= 'STORED' then
   redis.pcall('DEL', KEYS[1])
 elseif #record <= tonumber(ARGV[7]) then
-  news = record
+  news = news .. record
 end
 wake('C', r, list, ARGV[5], ARGV[6], news)
 return answer(outcome, now)

@@ -89,10 +89,11 @@ end
 -- waiting returns the inboxes noted on the stub r.
 local function waiting(r) return r.stub and r.rest or '' end
 
--- wake tells those who wait for r's holder: kind 'C' committed (with the record, if it is small) or 'A' aborted.
+-- wake tells those who wait for r's holder: kind 'C' committed (with the time, us, 16 digits, and the record, if it is small) or
+-- 'A' aborted.
 -- Without permission for channels nobody is told; they poll.
-local function wake(kind, r, list, inbox, everybody, record)
-  local message = kind .. r.owner .. string.format('%08d', #KEYS[1]) .. KEYS[1] .. record
+local function wake(kind, r, list, inbox, everybody, news)
+  local message = kind .. r.owner .. string.format('%08d', #KEYS[1]) .. KEYS[1] .. news
   if r.all then
     redis.pcall('PUBLISH', everybody, message)
     return

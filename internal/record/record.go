@@ -44,7 +44,7 @@ const (
 
 const magic = "bw1" // two bytes of name, one of format version
 
-// Owner identifies one attempt to compute a value: 16 random bytes. The zero Owner is nobody.
+// Owner identifies one attempt to compute a value: 6 bytes of its process, and 10 random ones. The zero Owner is nobody.
 type Owner [16]byte
 
 // State tells what a record is.
