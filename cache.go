@@ -88,6 +88,9 @@ func New[V any](name string, o Options) (*Cache[V], error) {
 	if c.redis != nil {
 		c.store = c.redis.store
 		c.redis.register(name, c)
+		if full.Observer.Lease != nil || full.Observer.Deletion != nil {
+			c.redis.curious.Store(true)
+		}
 	}
 	c.limits = newLimits(c)
 	return &Cache[V]{c, memory}, nil

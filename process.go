@@ -124,10 +124,11 @@ func (r *Redis) renamed(process string) string {
 	return process
 }
 
-// meet asks for the name of a process in the background, at most once in a second, unless it is known: for what is told later.
+// meet asks for the name of a process in the background, at most once in a second, unless it is known or nobody has shown that they
+// want to know: for what is told later.
 func (r *Redis) meet(id processID) {
 	now, last := max(int64(r.clock.local(time.Now())), 1), r.met.Load()
-	if r.name == "" || r.knownAs(id) != hex.EncodeToString(id[:]) ||
+	if !r.curious.Load() || r.name == "" || r.knownAs(id) != hex.EncodeToString(id[:]) ||
 		last != 0 && now-last < int64(time.Second) || !r.met.CompareAndSwap(last, now) || !r.begin() {
 		return
 	}

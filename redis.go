@@ -108,6 +108,7 @@ type Redis struct {
 	silent       atomic.Int64                      // since when no command has been answered, on clock.local; 0: the last one was
 
 	toldCutOff atomic.Bool
+	curious    atomic.Bool  // somebody asks who is who
 	met        atomic.Int64 // when another's name was asked for, on clock.local; 0: never
 	introduced atomic.Int64 // when the name was told, on clock.local; 0: never
 

@@ -65,6 +65,7 @@ func (c *core) status() Status {
 	if r == nil {
 		return s
 	}
+	r.curious.Store(true)
 	s.Process = r.name
 	s.Redis.Used, s.Redis.CutOff, s.Redis.Events = true, r.cutOff(), r.stream.up.Load()
 	s.Redis.Lag = r.events.lag()
