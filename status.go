@@ -1,7 +1,7 @@
 package cache
 
 import (
-	"cmp"
+	"maps"
 	"slices"
 	"time"
 )
@@ -48,19 +48,13 @@ func (c *core) status() Status {
 		Cache: c.name, At: time.Now(), Stats: c.counters(), Hot: c.hot.shares(),
 		Leases: c.leases.list(), Deletions: c.deletions.list(), Changes: c.changes.list(),
 	}
-	for t, began := range c.running.list() {
+	loads := c.running.list()
+	for _, t := range slices.SortedFunc(maps.Keys(loads), func(a, b task) int { return loads[a].Compare(loads[b]) }) {
 		s.Loads = append(s.Loads, struct {
 			Keys []string
 			Age  time.Duration
-		}{t.names(), s.At.Sub(began)})
+		}{t.names(), s.At.Sub(loads[t])})
 	}
-	slices.SortFunc(s.Loads, func(a, b struct {
-		Keys []string
-		Age  time.Duration
-	},
-	) int {
-		return cmp.Compare(b.Age, a.Age)
-	})
 	r := c.redis
 	if r == nil {
 		return s
@@ -75,20 +69,13 @@ func (c *core) status() Status {
 	for i := range s.Deletions {
 		s.Deletions[i].From = r.renamed(s.Deletions[i].From)
 	}
-	for f, w := range c.waits.list() {
+	waits := c.waits.list()
+	for _, f := range slices.SortedFunc(maps.Keys(waits), func(a, b *flight) int { return waits[a].since.Compare(waits[b].since) }) {
 		s.Waits = append(s.Waits, struct {
 			Key     string
 			Process string
 			Age     time.Duration
-		}{f.key, r.knownAs(processOf(w.holder)), s.At.Sub(w.since)})
+		}{f.key, r.knownAs(processOf(waits[f].holder)), s.At.Sub(waits[f].since)})
 	}
-	slices.SortFunc(s.Waits, func(a, b struct {
-		Key     string
-		Process string
-		Age     time.Duration
-	},
-	) int {
-		return cmp.Compare(b.Age, a.Age)
-	})
 	return s
 }
