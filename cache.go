@@ -232,7 +232,7 @@ func (c *core) set(ctx context.Context, key string, value any, co callOptions) e
 	res := &result{value: value}
 	var ok bool
 	if res.tags, ok = allTags(co.tags, nil); !ok {
-		return fmt.Errorf("cache: more than %d tags, or one of more than %d bytes", mostTags, longestTag)
+		return fmt.Errorf("cache: more than %d tags, or one of more than %d bytes", record.MostTags, record.LongestTag)
 	}
 	l := c.lifetime(f, res)
 	if !l.stored() {

@@ -7,7 +7,6 @@ import (
 	"reflect"
 	"time"
 
-	"github.com/klauspost/compress/s2"
 	"github.com/vmihailenco/msgpack/v5"
 
 	"github.com/bellwether-go/cache/internal/early"
@@ -119,7 +118,7 @@ func ours(c Codec) bool {
 func (c *coder) maxRecord() int {
 	n := record.Size + c.maxBytes + sealBytes
 	if c.tagged {
-		n += mostTagData
+		n += record.MostTagData
 	}
 	return n
 }
@@ -161,14 +160,12 @@ func (c *coder) seal(key string, l life, payload []byte) []byte {
 		h.State = record.Negative
 	}
 	if c.compressAbove >= 0 && len(payload) > c.compressAbove {
-		if z := s2.Encode(nil, payload); len(z) < len(payload) {
-			h.Compressed, payload = true, z
-		}
+		payload = h.Compress(payload)
 	}
 	var tags []byte
 	if c.tagged {
 		h.Tagged = true
-		tags = appendTags(nil, l.tags)
+		tags = record.AppendTags(nil, l.tags)
 	}
 	if len(c.sealer) > 0 {
 		h.Sealed = true
@@ -217,11 +214,15 @@ func (c *coder) tags(h *record.Header, payload []byte) ([]string, error) {
 	if !h.Tagged {
 		return nil, nil
 	}
-	block, _, err := cutTags(payload)
+	block, _, err := record.CutTags(payload)
 	if err != nil {
-		return nil, err
+		return nil, errUnreadable
 	}
-	return parseTags(block)
+	tags, err := record.ParseTags(block)
+	if err != nil {
+		return nil, errUnreadable
+	}
+	return tags, nil
 }
 
 // value decodes the payload of a record under key whose header was read; nil if the entry is negative.
@@ -236,8 +237,8 @@ func (c *coder) value(key string, h *record.Header, payload []byte) (v any, err 
 	}
 	var tags []byte
 	if h.Tagged {
-		if tags, payload, err = cutTags(payload); err != nil {
-			return nil, err
+		if tags, payload, err = record.CutTags(payload); err != nil {
+			return nil, errUnreadable
 		}
 	}
 	if h.Sealed {
@@ -251,20 +252,10 @@ func (c *coder) value(key string, h *record.Header, payload []byte) (v any, err 
 		}
 		return nil, nil
 	}
-	if h.Compressed {
-		n, err := s2.DecodedLen(payload)
-		if err != nil || uint64(n) != h.RawLen {
-			return nil, errUnreadable
-		}
-		if payload, err = s2.Decode(nil, payload); err != nil {
-			return nil, errUnreadable
-		}
-	}
-	if uint64(len(payload)) != h.RawLen {
+	if payload, err = h.Raw(payload); err != nil {
 		return nil, errUnreadable
 	}
-	v, err = c.decode(c.codec, payload)
-	if err != nil {
+	if v, err = c.decode(c.codec, payload); err != nil {
 		return nil, errUnreadable
 	}
 	return v, nil

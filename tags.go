@@ -3,7 +3,6 @@ package cache
 import (
 	"context"
 	_ "embed"
-	"encoding/binary"
 	"errors"
 	"math"
 	"slices"
@@ -11,19 +10,14 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/bellwether-go/cache/internal/record"
 )
 
 // Tags. A tag has a barrier: a time before which everything that carries it is invalid, so that one command invalidates
 // any number of entries. A load takes a stamp from the clock of the barriers before its loader runs, and the entry keeps
 // it: it is valid while all its barriers are older. Clear sets a barrier that all entries carry. A cache's barriers lie
 // in one hash in Redis, which judges all of them by one clock; memory compares with what the events say.
-
-// Limits on the tags of an entry. One that has more is not kept.
-const (
-	mostTags    = 64
-	longestTag  = 256
-	mostTagData = 4 + mostTags*(2+longestTag)
-)
 
 //go:embed script/barrier.lua
 var barrierLua string
@@ -45,50 +39,12 @@ var (
 	errOutdated = errors.New("cache: entry older than a deletion of its tags")
 )
 
-// allTags joins the tags of a call and of a loader; false if they are too many or too long to be kept.
+// allTags joins the tags of a call and of a loader; false if they are too many or too long: an entry that has them is not kept.
 func allTags(a, b []string) ([]string, bool) {
 	tags := slices.Concat(a, b)
 	slices.Sort(tags)
 	tags = slices.Compact(tags)
-	return tags, len(tags) <= mostTags && !slices.ContainsFunc(tags, func(t string) bool { return len(t) > longestTag })
-}
-
-// appendTags appends what a record has before its payload: the length of it all, and each tag behind its length.
-func appendTags(b []byte, tags []string) []byte {
-	start := len(b)
-	b = append(b, 0, 0, 0, 0)
-	for _, t := range tags {
-		b = binary.AppendUvarint(b, uint64(len(t)))
-		b = append(b, t...)
-	}
-	binary.BigEndian.PutUint32(b[start:], uint32(len(b)-start))
-	return b
-}
-
-// cutTags splits what appendTags made from the payload behind it.
-func cutTags(b []byte) (block, rest []byte, err error) {
-	if len(b) < 4 {
-		return nil, nil, errUnreadable
-	}
-	n := binary.BigEndian.Uint32(b)
-	if n < 4 || n > mostTagData || int(n) > len(b) {
-		return nil, nil, errUnreadable
-	}
-	return b[:n], b[n:], nil
-}
-
-// parseTags is the inverse of appendTags.
-func parseTags(block []byte) (tags []string, err error) {
-	for b := block[4:]; len(b) > 0; {
-		n, size := binary.Uvarint(b)
-		if size <= 0 || n > longestTag || int(n) > len(b)-size || len(tags) == mostTags {
-			return nil, errUnreadable
-		}
-		b = b[size:]
-		tags = append(tags, string(b[:n]))
-		b = b[n:]
-	}
-	return tags, nil
+	return tags, len(tags) <= record.MostTags && !slices.ContainsFunc(tags, func(t string) bool { return len(t) > record.LongestTag })
 }
 
 // barriersKey is the key of a cache's barriers. It has one colon, and those of entries have two or more.
@@ -273,7 +229,7 @@ func (s *scriptStore) invalidate(ctx context.Context, name string, tags []string
 	if len(tags) == 0 {
 		return s.invalidateSome(ctx, name, nil, appendEvent(nil, clearEvent, s.r.key(name, "")), life)
 	}
-	tags = slices.DeleteFunc(slices.Clone(tags), func(t string) bool { return len(t) > longestTag }) // nothing carries them
+	tags = slices.DeleteFunc(slices.Clone(tags), func(t string) bool { return len(t) > record.LongestTag }) // nothing carries them
 	return inChunks(slices.Collect(slices.Chunk(tags, deleteKeys)), func(chunk []string) error {
 		var events []byte
 		for _, t := range chunk {

@@ -203,7 +203,7 @@ func tagMistakes(t *testing.T, b *backend) {
 	}
 	wants(t, off, "k", "v2")
 	var many []string
-	for i := range mostTags + 1 {
+	for i := range record.MostTags + 1 {
 		many = append(many, fmt.Sprint("tag", i))
 	}
 	for name, c := range map[string]struct {
@@ -212,8 +212,8 @@ func tagMistakes(t *testing.T, b *backend) {
 	}{
 		"as many":  {append(slices.Clone(many[1:]), many[1]), true},
 		"too many": {many, false},
-		"as long":  {[]string{strings.Repeat("x", longestTag)}, true},
-		"too long": {[]string{strings.Repeat("x", longestTag+1)}, false},
+		"as long":  {[]string{strings.Repeat("x", record.LongestTag)}, true},
+		"too long": {[]string{strings.Repeat("x", record.LongestTag+1)}, false},
 	} {
 		key, want := name, "v2"
 		if c.kept {
@@ -359,30 +359,6 @@ func TestLostBarriersAndClock(t *testing.T) {
 	})
 }
 
-// Tags in a record: any tags come back, and hostile bytes are unreadable.
-func TestTagBlock(t *testing.T) {
-	for _, tags := range [][]string{nil, {""}, {"a"}, {"a", "b\x00", "\xff"}, manyKeys(mostTags, strings.Repeat("x", longestTag-2))} {
-		block, rest, err := cutTags(append(appendTags(nil, tags), "payload"...))
-		if err != nil || string(rest) != "payload" {
-			t.Fatalf("%q, %v", rest, err)
-		}
-		got, err := parseTags(block)
-		if err != nil || !slices.Equal(got, tags) {
-			t.Errorf("%q, %v; want %q", got, err, tags)
-		}
-	}
-	for _, bad := range []string{
-		"", "\x00\x00\x00", "\x00\x00\x00\x00", "\x00\x00\x00\x05", "\xff\xff\xff\xff", "\x00\x00\x00\x05\x01", "\x00\x00\x00\x05\x80",
-		"\x00\x00\x00\x06\xff\x7f", "\x00\x00\x00\x45" + strings.Repeat("\x00", 65),
-	} {
-		if block, _, err := cutTags([]byte(bad)); err == nil {
-			if tags, err := parseTags(block); err == nil {
-				t.Errorf("%q has tags %q", bad, tags)
-			}
-		}
-	}
-}
-
 // Sealed entries authenticate their tags: without one of them, a deletion would miss the entry.
 func TestSealedTags(t *testing.T) {
 	c := coderFor[string](t, Options{Tags: true, Secrets: []Secret{newSecret(1)}})
@@ -391,11 +367,11 @@ func TestSealedTags(t *testing.T) {
 		t.Fatal(v, err)
 	}
 	h, payload, _ := record.Open(raw)
-	block, sealed, err := cutTags(payload)
+	block, sealed, err := record.CutTags(payload)
 	if err != nil {
 		t.Fatal(err)
 	}
-	less := record.Append(nil, &h, append(appendTags(nil, []string{"a"}), sealed...))
+	less := record.Append(nil, &h, append(record.AppendTags(nil, []string{"a"}), sealed...))
 	if v, err := open(c, "k", less); !errors.Is(err, errUnreadable) {
 		t.Errorf("with a tag less: %v, %v", v, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bellwether-go/cache/internal/lab"
+	"github.com/bellwether-go/cache/internal/record"
 )
 
 // A flight that finds a value in memory may land after its tag was deleted: calls that joined it later go round.
@@ -190,7 +191,7 @@ func TestNativeBarriers(t *testing.T) {
 			t.Errorf("%d fields", len(fields))
 		}
 		wants(t, p.cache, "k", "v2")
-		deleteTags(t, p.cache, strings.Repeat("x", longestTag+1)) // which nothing can carry
+		deleteTags(t, p.cache, strings.Repeat("x", record.LongestTag+1)) // which nothing can carry
 		wants(t, p.cache, "k", "v2")
 	})
 }
