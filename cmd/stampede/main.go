@@ -4,6 +4,11 @@
 //	go run ./cmd/stampede
 //
 // It needs nothing but Go: without -redis it brings a Redis of its own (miniredis, on loopback).
+//
+// Two commands are for the caches of a service, for when something is to be looked at or to be gone:
+//
+//	stampede inspect -redis 127.0.0.1:6379 user 42
+//	stampede purge -redis 127.0.0.1:6379 user 42 43
 package main
 
 import (
@@ -34,6 +39,9 @@ type config struct {
 	lease   time.Duration // Options.Lease, for tests
 }
 
+// usageError is of what was asked for, not of what became of it.
+type usageError struct{ error }
+
 func main() {
 	if spec, ok := os.LookupEnv(workerVariable); ok {
 		if err := work(spec); err != nil {
@@ -42,34 +50,50 @@ func main() {
 		}
 		return
 	}
-	cfg, err := parse(os.Args[1:], os.Stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "stampede:", err)
-		os.Exit(2)
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	rep, err := run(ctx, cfg, os.Stderr)
+	err := command(ctx, os.Args[1:])
 	stop()
-	if err != nil {
-		if errors.Is(err, context.Canceled) {
-			fmt.Fprintln(os.Stderr, "stampede: interrupted")
-			os.Exit(130)
-		}
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(os.Stderr, "stampede: interrupted")
+		os.Exit(130)
+	default:
 		fmt.Fprintln(os.Stderr, "stampede:", err)
+		if errors.As(err, new(usageError)) {
+			os.Exit(2)
+		}
 		os.Exit(1)
+	}
+}
+
+// command does what the arguments say.
+func command(ctx context.Context, args []string) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case "inspect":
+			return inspect(ctx, args[1:], os.Stdout)
+		case "purge":
+			return purge(ctx, args[1:], os.Stdout)
+		}
+	}
+	return demonstrate(ctx, args)
+}
+
+// demonstrate is the command without a name.
+func demonstrate(ctx context.Context, args []string) error {
+	cfg, err := parse(args, os.Stdout)
+	if err != nil {
+		return err
+	}
+	rep, err := run(ctx, cfg, os.Stderr)
+	if err != nil {
+		return err
 	}
 	if cfg.JSON {
-		err = json.NewEncoder(os.Stdout).Encode(rep)
-	} else {
-		err = rep.table(os.Stdout, cfg)
+		return json.NewEncoder(os.Stdout).Encode(rep)
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "stampede:", err)
-		os.Exit(1)
-	}
+	return rep.table(os.Stdout, cfg)
 }
 
 func parse(args []string, usage io.Writer) (config, error) {
@@ -86,11 +110,12 @@ func parse(args []string, usage io.Writer) (config, error) {
 	fs.BoolVar(&c.JSON, "json", false, "print one JSON object instead of the table")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintln(usage, "usage: stampede [flags]")
+			fmt.Fprintln(usage, "usage: stampede [flags]\n       stampede inspect -h\n       stampede purge -h")
 			fs.SetOutput(usage)
 			fs.PrintDefaults()
+			return c, err
 		}
-		return c, err
+		return c, usageError{err}
 	}
 	var errs []error
 	if fs.NArg() > 0 {
@@ -111,5 +136,8 @@ func parse(args []string, usage io.Writer) (config, error) {
 	if c.Kill && c.Processes < 2 {
 		errs = append(errs, errors.New("-kill needs at least 2 processes"))
 	}
-	return c, errors.Join(errs...)
+	if len(errs) > 0 {
+		return c, usageError{errors.Join(errs...)}
+	}
+	return c, nil
 }
