@@ -12,7 +12,8 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
-	"sync"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -23,7 +24,7 @@ var modes = []string{"none", "singleflight", "cache"}
 
 // run measures all modes.
 func run(ctx context.Context, cfg config, progress io.Writer) (*report, error) {
-	addr := cfg.Redis
+	addr, server := cfg.Redis, "embedded (miniredis)"
 	if addr == "" {
 		m, err := miniredis.Run()
 		if err != nil {
@@ -37,17 +38,33 @@ func run(ctx context.Context, cfg config, progress io.Writer) (*report, error) {
 	if err := within(ctx, 3*time.Second, func(ctx context.Context) error { return client.Ping(ctx).Err() }); err != nil {
 		return nil, fmt.Errorf("redis at %s: %w", addr, err)
 	}
+	if cfg.Redis != "" {
+		server = "version " + version(ctx, client)
+	}
 	o, err := newOrigin(cfg.Load)
 	if err != nil {
 		return nil, err
 	}
 	defer o.close()
-	line := newLine(progress)
-	defer line.end()
+	view := newView(progress, false, cfg.calls())
+	defer view.end()
 
-	rep := &report{}
+	rep := &report{server: server}
+	modes := modes
+	var pages *pages
+	if cfg.HTTP != "" {
+		modes = modes[len(modes)-1:]
+		if pages, err = newPages(cfg.HTTP); err != nil {
+			return nil, err
+		}
+		defer pages.close()
+	}
 	for _, mode := range modes {
-		f := fleet{cfg: cfg, mode: mode, origin: o, client: client, line: line, prefix: "stampede-" + rand.Text()}
+		row, err := view.begin(mode)
+		if err != nil {
+			return nil, err
+		}
+		f := fleet{cfg: cfg, mode: mode, origin: o, client: client, row: row, pages: pages, prefix: "stampede-" + rand.Text()}
 		m, err := f.run(ctx, addr)
 		f.clean()
 		if err != nil {
@@ -69,7 +86,8 @@ type fleet struct {
 	prefix string
 	origin *origin
 	client *redis.Client
-	line   *line
+	row    *row
+	pages  *pages // nil: none
 }
 
 type measured struct {
@@ -82,7 +100,8 @@ type process struct {
 	cmd    *exec.Cmd
 	in     io.WriteCloser
 	out    *bufio.Reader
-	killed bool
+	page   string // the address of its page, if it has one
+	killed atomic.Bool
 }
 
 // run starts the processes, releases them together, and gathers what they found. None is left when it returns.
@@ -93,7 +112,7 @@ func (f *fleet) run(ctx context.Context, addr string) (m measured, err error) {
 	}
 	spec, err := json.Marshal(job{
 		Mode: f.mode, Redis: addr, Prefix: f.prefix, Origin: f.origin.addr(), Callers: f.cfg.Callers, Keys: f.cfg.Keys,
-		Timeout: f.cfg.timeout, Lease: f.cfg.lease, MaxLoads: f.cfg.MaxLoads,
+		Timeout: f.cfg.timeout, Lease: f.cfg.lease, MaxLoads: f.cfg.MaxLoads, Page: f.pages != nil,
 	})
 	if err != nil {
 		return m, err
@@ -125,49 +144,54 @@ func (f *fleet) run(ctx context.Context, addr string) (m measured, err error) {
 		ps = append(ps, p)
 	}
 	for i, p := range ps {
-		f.line.show("%-12s  %d of %d processes ready", f.mode, i, len(ps))
-		if word, err := p.out.ReadString('\n'); err != nil || word != wordReady+"\n" {
+		f.row.show("%d of %d processes ready", i, len(ps))
+		line, err := p.out.ReadString('\n')
+		word, page, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if err != nil || word != wordReady {
 			return m, errors.Join(ctx.Err(), fmt.Errorf("process %d did not start", p.cmd.Process.Pid))
 		}
+		p.page = page
 	}
 	if f.mode == "cache" {
 		f.awaitSubscriptions(ctx)
 	}
 
-	var mu sync.Mutex
-	var killedAt time.Time // guarded by mu
+	var killedAt atomic.Pointer[time.Time]
 	var first func(string)
 	if f.cfg.Kill && f.mode == "cache" {
 		first = func(pid string) {
 			for _, p := range ps {
 				if strconv.Itoa(p.cmd.Process.Pid) == pid {
-					mu.Lock()
-					p.killed, killedAt = true, time.Now()
-					mu.Unlock()
+					now := time.Now()
+					killedAt.Store(&now)
+					p.killed.Store(true)
 					_ = p.cmd.Process.Kill()
+					f.row.show("process %s is killed", pid)
 				}
 			}
 		}
 	}
+	if f.pages != nil {
+		f.pages.of(ps)
+		f.row.view.note("open %s and one of the processes there: the calls begin then", f.pages.url())
+		if err := f.pages.await(ctx); err != nil {
+			return m, err
+		}
+	}
 	f.origin.reset(first)
-	began := time.Now()
 	for _, p := range ps {
 		if _, err := io.WriteString(p.in, wordGo+"\n"); err != nil {
 			return m, err
 		}
 	}
-	stop := f.watch(began)
-	defer stop()
+	f.row.run(f.origin)
 	var micros []int64
 	m.Mode = f.mode
 	var failures []string
 	for _, p := range ps {
 		var out outcome
 		line, err := p.out.ReadBytes('\n')
-		mu.Lock()
-		killed := p.killed
-		mu.Unlock()
-		if killed {
+		if p.killed.Load() {
 			continue
 		}
 		if err == nil {
@@ -183,18 +207,23 @@ func (f *fleet) run(ctx context.Context, addr string) (m measured, err error) {
 			failures = append(failures, out.First)
 		}
 	}
-	if !killedAt.IsZero() {
-		m.recovery = time.Since(killedAt)
+	if at := killedAt.Load(); at != nil {
+		m.recovery = time.Since(*at)
 	}
 	m.Loads, _, m.PeakLoads = f.origin.counts()
+	under, took := f.origin.history(chartSteps)
+	m.UnderWay, m.TookMS = under, milliseconds(took)
 	m.Calls = len(micros)
 	slices.Sort(micros)
 	at := func(q float64) float64 { return float64(micros[int(q*float64(len(micros)-1))]) / 1000 }
 	m.P50MS, m.P99MS, m.MaxMS = at(0.5), at(0.99), at(1)
-	stop()
-	f.line.note("%-12s  done: %d loads", f.mode, m.Loads)
+	f.row.end("%d loads", m.Loads)
 	for _, text := range failures[:min(len(failures), 3)] {
-		f.line.note("%-12s  error: %s", f.mode, text)
+		f.row.view.note("%-12s  error: %s", f.mode, text)
+	}
+	if f.pages != nil {
+		f.row.view.note("the pages stay until this is interrupted")
+		<-ctx.Done()
 	}
 	return m, nil
 }
@@ -215,29 +244,6 @@ func (f *fleet) awaitSubscriptions(ctx context.Context) {
 	})
 }
 
-// watch shows what happens until stop is called.
-func (f *fleet) watch(began time.Time) (stop func()) {
-	end := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		tick := time.NewTicker(100 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-end:
-				return
-			case <-tick.C:
-				loads, now, _ := f.origin.counts()
-				f.line.show("%-12s  %.1f s  loads %d, under way %d", f.mode, time.Since(began).Seconds(), loads, now)
-			}
-		}
-	})
-	return sync.OnceFunc(func() {
-		close(end)
-		wg.Wait()
-	})
-}
-
 // clean removes the keys of this run from a Redis that goes on.
 func (f *fleet) clean() {
 	_ = within(context.Background(), 3*time.Second, func(ctx context.Context) error {
@@ -249,6 +255,17 @@ func (f *fleet) clean() {
 		}
 		return keys.Err()
 	})
+}
+
+// version is what a server says of itself.
+func version(ctx context.Context, client *redis.Client) string {
+	info, _ := client.Info(ctx, "server").Result()
+	for line := range strings.Lines(info) {
+		if v, ok := strings.CutPrefix(line, "redis_version:"); ok {
+			return strings.TrimSpace(v)
+		}
+	}
+	return "unknown"
 }
 
 func within(ctx context.Context, d time.Duration, f func(context.Context) error) error {

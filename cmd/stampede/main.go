@@ -12,6 +12,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,10 +35,15 @@ type config struct {
 	MaxLoads  int
 	Kill      bool
 	JSON      bool
+	HTML      string
+	HTTP      string
 
 	timeout time.Duration // RedisOptions.Timeout, for tests
 	lease   time.Duration // Options.Lease, for tests
 }
+
+// calls is how many there are in a mode.
+func (c *config) calls() int { return c.Processes * max(c.Callers, c.Keys) }
 
 // usageError is of what was asked for, not of what became of it.
 type usageError struct{ error }
@@ -90,6 +96,15 @@ func demonstrate(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if cfg.HTML != "" {
+		var page bytes.Buffer
+		if err := rep.html(&page, cfg.conditions(rep.server)); err != nil {
+			return err
+		}
+		if err := os.WriteFile(cfg.HTML, page.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
 	if cfg.JSON {
 		return json.NewEncoder(os.Stdout).Encode(rep)
 	}
@@ -108,6 +123,9 @@ func parse(args []string, usage io.Writer) (config, error) {
 	fs.IntVar(&c.MaxLoads, "max-loads", 0, "loads at a time that this package allows all processes together (default: no bound)")
 	fs.BoolVar(&c.Kill, "kill", false, "kill the process that holds the lease in mid-load, and show the recovery")
 	fs.BoolVar(&c.JSON, "json", false, "print one JSON object instead of the table")
+	fs.StringVar(&c.HTML, "html", "", "write a report with charts to this `file`, besides")
+	fs.StringVar(&c.HTTP, "http", "", "serve the debug pages of all processes at this `address`, host:port, run this package only, "+
+		"begin when a page is opened, and stay until interrupted; a load then takes 10s unless -load says otherwise")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			fmt.Fprintln(usage, "usage: stampede [flags]\n       stampede inspect -h\n       stampede purge -h")
@@ -118,6 +136,16 @@ func parse(args []string, usage io.Writer) (config, error) {
 		return c, usageError{err}
 	}
 	var errs []error
+	if c.HTTP != "" {
+		given := false
+		fs.Visit(func(f *flag.Flag) { given = given || f.Name == "load" })
+		if !given {
+			c.Load = 10 * time.Second
+		}
+		if c.HTML != "" || c.JSON {
+			errs = append(errs, errors.New("-http goes with neither -html nor -json"))
+		}
+	}
 	if fs.NArg() > 0 {
 		errs = append(errs, fmt.Errorf("unexpected argument %q", fs.Arg(0)))
 	}

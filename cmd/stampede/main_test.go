@@ -33,10 +33,15 @@ func TestParse(t *testing.T) {
 	}
 	for _, args := range []string{
 		"-processes 0", "-processes 65", "-callers 0", "-callers 10001", "-keys 0", "-keys 10001", "-load 0", "-load 1h",
-		"-load x", "-nonsense", "more", "-kill -processes 1",
+		"-load x", "-nonsense", "more", "-kill -processes 1", "-http :0 -json", "-http :0 -html x",
 	} {
 		if _, err := parse(strings.Fields(args), io.Discard); err == nil {
 			t.Errorf("%s is accepted", args)
+		}
+	}
+	for args, want := range map[string]time.Duration{"-http :0": 10 * time.Second, "-http :0 -load 1s": time.Second} {
+		if c, err := parse(strings.Fields(args), io.Discard); err != nil || c.Load != want {
+			t.Errorf("%s: %v, %v", args, c.Load, err)
 		}
 	}
 	var usage bytes.Buffer

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,10 +20,18 @@ type origin struct {
 	load     time.Duration
 
 	mu    sync.Mutex
-	loads int                  // since reset; guarded by mu
+	began time.Time            // of the count; guarded by mu
+	loads int                  // since then; guarded by mu
 	now   int                  // under way; guarded by mu
 	peak  int                  // guarded by mu
+	curve []level              // of now; guarded by mu
 	first func(process string) // called once, in the middle of the first load; guarded by mu
+}
+
+// level is how many loads are under way from a time on.
+type level struct {
+	at    time.Duration
+	loads int
 }
 
 func newOrigin(load time.Duration) (*origin, error) {
@@ -50,7 +59,31 @@ func (o *origin) close()       { _ = o.listener.Close() }
 func (o *origin) reset(first func(process string)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.loads, o.peak, o.first = 0, 0, first
+	o.began, o.loads, o.peak, o.curve, o.first = time.Now(), 0, 0, nil, first
+}
+
+// change is called with mu held.
+func (o *origin) change(by int) {
+	o.now += by
+	o.peak = max(o.peak, o.now)
+	o.curve = append(o.curve, level{time.Since(o.began), o.now})
+}
+
+// history returns the most loads that were under way at a time in each of n equal parts of the time until now, and how long that is.
+func (o *origin) history(n int) (most []int, took time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	most, took = make([]int, n), time.Since(o.began)
+	last, part := 0, 0
+	for _, l := range append(slices.Clip(o.curve), level{took, 0}) {
+		for upTo := min(int(l.at*time.Duration(n)/max(took, 1)), n-1); part < upTo; {
+			part++
+			most[part] = last
+		}
+		last = l.loads
+		most[part] = max(most[part], last)
+	}
+	return most, took
 }
 
 func (o *origin) counts() (loads, now, peak int) {
@@ -86,14 +119,13 @@ func (o *origin) serve(conn net.Conn) {
 func (o *origin) run(ctx context.Context, process string) bool {
 	o.mu.Lock()
 	o.loads++
-	o.now++
-	o.peak = max(o.peak, o.now)
+	o.change(1)
 	first := o.first
 	o.first = nil
 	o.mu.Unlock()
 	defer func() {
 		o.mu.Lock()
-		o.now--
+		o.change(-1)
 		o.mu.Unlock()
 	}()
 	rest := o.load

@@ -41,17 +41,17 @@ func purge(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	rds, err := s.caches(client)
 	if err != nil {
 		return usageError{err}
 	}
-	defer rds.Close()
+	defer func() { _ = rds.Close() }()
 	c, err := cache.New[any](name, cache.Options{Redis: rds, Tags: true})
 	if err != nil {
 		return usageError{err}
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	switch {
 	case len(keys) > 0:
 		if err := c.Delete(ctx, keys...); err != nil {

@@ -4,16 +4,17 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"strings"
-	"sync"
 	"text/tabwriter"
+	"time"
 )
 
 // report is what -json prints.
 type report struct {
 	Modes      []mode   `json:"modes"`
 	RecoveryMS *float64 `json:"recovery_ms,omitempty"`
+
+	server string // what Redis it was
 }
 
 type mode struct {
@@ -26,7 +27,12 @@ type mode struct {
 	RedisCommands int64   `json:"redis_commands"`
 	Errors        int     `json:"errors"`
 	Calls         int     `json:"calls"`
+
+	TookMS   float64 `json:"took_ms"`
+	UnderWay []int   `json:"under_way"` // the most loads at a time, in each of as many equal parts of it
 }
+
+func (m *mode) took() time.Duration { return time.Duration(m.TookMS * float64(time.Millisecond)) }
 
 // names are what the table calls the modes.
 var names = map[string]string{"none": "no protection", "singleflight": "singleflight", "cache": "this package"}
@@ -56,49 +62,4 @@ func (r *report) table(w io.Writer, cfg config) error {
 		fmt.Fprintf(w, "\nthe lease holder was killed in mid-load; every other caller had its value %.0f ms later\n", *r.RecoveryMS)
 	}
 	return nil
-}
-
-// line is a line of progress. On a terminal it is rewritten in place; elsewhere only notes are printed.
-type line struct {
-	w        io.Writer
-	terminal bool
-
-	mu   sync.Mutex
-	last int // length of what is on the line; guarded by mu
-}
-
-func newLine(w io.Writer) *line {
-	l := &line{w: w}
-	if f, ok := w.(*os.File); ok {
-		if info, err := f.Stat(); err == nil {
-			l.terminal = info.Mode()&os.ModeCharDevice != 0
-		}
-	}
-	return l
-}
-
-// show replaces what is on the line.
-func (l *line) show(format string, args ...any) {
-	if l.terminal {
-		l.put(fmt.Sprintf(format, args...), "")
-	}
-}
-
-// note leaves a line behind.
-func (l *line) note(format string, args ...any) { l.put(fmt.Sprintf(format, args...), "\n") }
-
-// end leaves the cursor on an empty line.
-func (l *line) end() { l.show("") }
-
-func (l *line) put(text, end string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.terminal {
-		fmt.Fprint(l.w, text, end)
-		return
-	}
-	fmt.Fprint(l.w, "\r", strings.Repeat(" ", l.last), "\r", text, end)
-	if l.last = len(text); end != "" {
-		l.last = 0
-	}
 }

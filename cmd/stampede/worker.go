@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"strconv"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/bellwether-go/cache"
+	"github.com/bellwether-go/cache/cachehttp"
 	"github.com/bellwether-go/cache/internal/resp"
 )
 
@@ -34,6 +36,7 @@ type job struct {
 	Callers  int
 	Keys     int
 	MaxLoads int
+	Page     bool // to be served, until the parent ends
 	Timeout  time.Duration
 	Lease    time.Duration
 }
@@ -61,11 +64,21 @@ func work(spec string) error {
 		return err
 	}
 	in := bufio.NewReader(os.Stdin)
-	get, commands, closeAll, err := j.connect()
+	via, err := j.connect()
 	if err != nil {
 		return err
 	}
-	defer closeAll()
+	defer via.close()
+	ready := wordReady
+	if j.Page {
+		page, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		ready += " " + page.Addr().String()
+		server := http.Server{Handler: cachehttp.Handler(via.sources...), ReadHeaderTimeout: patience}
+		go func() { _ = server.Serve(page) }()
+	}
 
 	start := make(chan struct{})
 	var wg sync.WaitGroup
@@ -78,7 +91,7 @@ func work(spec string) error {
 			key := strconv.Itoa(i % j.Keys)
 			<-start
 			began := time.Now()
-			v, err := get(context.Background(), key)
+			v, err := via.get(context.Background(), key)
 			out.Micros[i] = time.Since(began).Microseconds()
 			if err == nil && v != "value of "+key {
 				err = fmt.Errorf("wrong value %q for key %q", v, key)
@@ -91,7 +104,7 @@ func work(spec string) error {
 			}
 		})
 	}
-	fmt.Println(wordReady)
+	fmt.Println(ready)
 	if line, err := in.ReadString('\n'); err != nil || line != wordGo+"\n" {
 		return errors.New("no start")
 	}
@@ -99,31 +112,39 @@ func work(spec string) error {
 		_, _ = io.Copy(io.Discard, in)
 		os.Exit(1)
 	}()
-	commands.Reset()
+	via.commands.Reset()
 	close(start)
 	wg.Wait()
-	out.Commands = commands.Sent()
-	return json.NewEncoder(os.Stdout).Encode(out)
+	out.Commands = via.commands.Sent()
+	if err := json.NewEncoder(os.Stdout).Encode(out); err != nil || !j.Page {
+		return err
+	}
+	select {} // until the parent ends
 }
 
-// getter is a cache in front of the origin, for one mode.
-type getter func(ctx context.Context, key string) (string, error)
+// protection is a cache in front of the origin, for one mode.
+type protection struct {
+	get      func(ctx context.Context, key string) (string, error)
+	commands *resp.Counter
+	sources  []cachehttp.Source // what a page can show of it
+	close    func()
+}
 
 // connect builds the mode. The modes share the client, the format, the TTL and the origin; they differ in protection.
-func (j *job) connect() (get getter, commands *resp.Counter, closeAll func(), err error) {
-	commands = new(resp.Counter)
+func (j *job) connect() (p protection, err error) {
+	p.commands = new(resp.Counter)
 	client := redis.NewClient(&redis.Options{
 		Addr: j.Redis,
 		Dialer: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			return commands.Dial(ctx, new(net.Dialer), addr)
+			return p.commands.Dial(ctx, new(net.Dialer), addr)
 		},
 	})
 	if err := client.Ping(context.Background()).Err(); err != nil {
-		return nil, nil, nil, err
+		return p, err
 	}
 	from, err := dialOrigin(j.Origin, strconv.Itoa(os.Getpid()))
 	if err != nil {
-		return nil, nil, nil, err
+		return p, err
 	}
 	load := from.load
 	aside := func(ctx context.Context, key string) (string, error) {
@@ -144,31 +165,34 @@ func (j *job) connect() (get getter, commands *resp.Counter, closeAll func(), er
 		}
 		return v, client.Set(ctx, full, b, ttl).Err()
 	}
-	closeAll = func() { _ = client.Close() }
+	p.get = aside
+	p.close = func() { _ = client.Close() }
 	switch j.Mode {
 	case "none":
-		return aside, commands, closeAll, nil
+		return p, nil
 	case "singleflight":
 		var group singleflight.Group
-		return func(ctx context.Context, key string) (string, error) {
+		p.get = func(ctx context.Context, key string) (string, error) {
 			v, err, _ := group.Do(key, func() (any, error) { return aside(ctx, key) })
 			s, _ := v.(string)
 			return s, err
-		}, commands, closeAll, nil
+		}
+		return p, nil
 	}
 	rds, err := cache.NewRedis(client, cache.RedisOptions{Prefix: j.Prefix, Timeout: j.Timeout})
 	if err != nil {
-		return nil, nil, nil, err
+		return p, err
 	}
 	c, err := cache.New[string]("demo", cache.Options{Redis: rds, TTL: ttl, Lease: j.Lease, MaxLoads: j.MaxLoads})
 	if err != nil {
-		return nil, nil, nil, err
+		return p, err
 	}
-	return func(ctx context.Context, key string) (string, error) { return c.GetOrLoad(ctx, key, load) },
-		commands,
-		func() {
-			_ = c.Close()
-			_ = rds.Close()
-			_ = client.Close()
-		}, nil
+	p.get = func(ctx context.Context, key string) (string, error) { return c.GetOrLoad(ctx, key, load) }
+	p.sources = []cachehttp.Source{c}
+	p.close = func() {
+		_ = c.Close()
+		_ = rds.Close()
+		_ = client.Close()
+	}
+	return p, nil
 }

@@ -228,7 +228,7 @@ func (f *fleet) happenToServers(ft fault) {
 			wait(ft.amount)
 		}
 		f.data[m].Kill()
-		if !f.until(func() bool {
+		if !f.within(2*patience, func() bool { // sentinels whose votes were split try again after eight seconds, twice failover-timeout
 			now := f.mastersNow()
 			_, agreed := f.told()
 			return len(now) == len(masters) && !slices.Contains(now, m) && agreed
