@@ -1,6 +1,6 @@
 # make test runs every test that can run here; it installs nothing. Tests against a real server run where a redis-server
 # is found (or CACHE_REDIS_SERVER names one) and say so when they are skipped; CACHE_REQUIRE_REDIS=1 turns such a skip
-# into a failure.
+# into a failure. In the same way what is shown to people is looked at in a Chromium where there is one, and CACHE_REQUIRE_BROWSER=1.
 #
 # make check is what CI does: the tests, the linters (pinned in tools/go.mod), and the tests again with the oldest Go and
 # the newest dependencies.
@@ -11,7 +11,7 @@ TESTFLAGS := -race -shuffle=on -parallel 4 -timeout 10m
 TOOL := $(GO) tool -modfile=tools/go.mod
 FLOOR := go$(shell sed -n "s|^go ||p" go.mod)
 EXPLORE := ^Test(Explore|Seeds|SeedsAgain|Shrink|Protocol|Tags|Failover)$$
-MODULES := examples cacheprom cacheotel
+MODULES := examples cacheprom cacheotel internal/browser
 COUNTS := $(CURDIR)/.counts
 PLAYED := $(CURDIR)/.played
 PLAY := env CACHE_COUNTS=$(COUNTS) CACHE_EXPLORE=complete $(GO) test -count=1 -timeout 30m -run '$(EXPLORE)' . ./internal/model
@@ -43,6 +43,7 @@ test:
 		echo "SKIPPED: the tests against a real Redis: no $${CACHE_REDIS_SERVER:-redis-server} found"
 	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || \
 		echo "SKIPPED: jumps of a real Redis's clock: no libfaketime found"
+	@command -v chromium chromium-browser google-chrome >/dev/null || echo "SKIPPED: pages and reports in a browser: no chromium found"
 
 lint:
 	@bad="$$($(TOOL) gofumpt -l .)" && test -z "$$bad" || { echo "not as gofumpt has it: $$bad"; exit 1; }
