@@ -17,7 +17,7 @@ PLAYED := $(CURDIR)/.played
 PLAY := env CACHE_COUNTS=$(COUNTS) CACHE_EXPLORE=complete $(GO) test -count=1 -timeout 30m -run '$(EXPLORE)' . ./internal/model
 FUZZ := $(GO) test -run '^$$' -fuzztime 5000x -fuzzminimizetime 10x
 
-.PHONY: check test lint versions newest mutants explore explore-long faults soak flush hotkey simulate bench
+.PHONY: check test lint versions newest mutants explore explore-long faults soak flush hotkey simulate bench guide
 check: test lint versions
 
 # Most tests against real servers wait most of the time; all schedules are played meanwhile, with the lowest priority.
@@ -112,3 +112,7 @@ flush:
 # simulate draws the table of docs/freshness.md: a minute.
 simulate:
 	$(GO) run ./internal/simulate
+
+# guide plays the shop of docs/guide.md, step by step, and writes the numbers there: half a minute.
+guide:
+	$(GO) test -count=1 -run '^TestGuide$$' ./internal/guide -rewrite

@@ -134,10 +134,16 @@ func (f *fleet) told() (master string, ok bool) {
 	return master, true
 }
 
-// follow makes a server a replica.
+// follow makes a server a replica, as sentinels do: who took it for the master is told to ask again. (Otherwise a client that has not
+// heard of the failover would go on to read from it, and see what is deleted only as late as a replica does.)
 func (f *fleet) follow(i int, master string) {
 	host, port, _ := strings.Cut(master, ":")
-	f.admins[i].Do(context.Background(), "REPLICAOF", host, port)
+	_, _ = f.admins[i].TxPipelined(context.Background(), func(p redis.Pipeliner) error {
+		p.Do(context.Background(), "REPLICAOF", host, port)
+		p.Do(context.Background(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+		p.Do(context.Background(), "CLIENT", "KILL", "TYPE", "pubsub")
+		return nil
+	})
 }
 
 // settle waits until all servers agree who is what.
@@ -263,7 +269,10 @@ func (f *fleet) happenToServers(ft fault) {
 		c := f.sentinels[ft.node%len(f.sentinels)].Client(nil)
 		err := c.Do(ctx, "SENTINEL", "FAILOVER", realredis.SentinelMaster).Err()
 		_ = c.Close()
-		if err != nil || !f.until(func() bool { return !slices.Contains(f.mastersNow(), m) }) {
+		if err != nil || !f.until(func() bool {
+			master, agreed := f.told()
+			return agreed && master != f.data[m].Addr
+		}) {
 			f.t.Logf("plan %s: SENTINEL FAILOVER did not come about: %v", f.plan.name(), err)
 		}
 		f.settle()
