@@ -167,14 +167,15 @@ func play(t *testing.T, s step, scale int) (r played) {
 			shops = append(shops, shop)
 		}
 		fleet.Settle()
-		r = serve(fleet, db, shops, scale)
+		r = serve(fleet, db, shops, scale, func() { time.Sleep(time.Millisecond) })
 		r.step = s.name
 	})
 	return r
 }
 
-// serve has the shops serve, while a price changes each second, there is a sale, and the database and Redis are away for a while.
-func serve(fleet *cachetest.Fleet, db *database, shops []*Shop, scale int) (r played) {
+// serve has the shops serve, while a price changes each second, there is a sale, and the database and Redis are away for a while. A
+// millisecond passes by pass.
+func serve(fleet *cachetest.Fleet, db *database, shops []*Shop, scale int, pass func()) (r played) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	zipf := rand.NewZipf(rng, 1.1, 1, uint64(products/scale-1))
 	anyShop := func() *Shop { return shops[rng.IntN(len(shops))] }
@@ -239,7 +240,7 @@ func serve(fleet *cachetest.Fleet, db *database, shops []*Shop, scale int) (r pl
 				calls.Go(func() { ask(shop, n, part) })
 			}
 		}
-		time.Sleep(time.Millisecond)
+		pass()
 	}
 	calls.Wait()
 	r.queries, r.most = db.queries, db.most

@@ -134,7 +134,7 @@ func stale(db Database, client *redis.Client) (*Shop, error) {
 	s, err := shared(db, client, cache.Options{
 		TTL:                  20 * time.Second,
 		NegativeTTL:          20 * time.Second,
-		StaleWhileRevalidate: 20 * time.Second,
+		StaleWhileRevalidate: 10 * time.Second,
 		StaleIfError:         time.Hour,
 	})
 	s.SetPrice = s.setPrice
@@ -145,7 +145,7 @@ func bounded(db Database, client *redis.Client) (*Shop, error) {
 	s, err := shared(db, client, cache.Options{
 		TTL:                  20 * time.Second,
 		NegativeTTL:          20 * time.Second,
-		StaleWhileRevalidate: 20 * time.Second,
+		StaleWhileRevalidate: 10 * time.Second,
 		StaleIfError:         time.Hour,
 		MaxLoads:             10, // queries at a time, in all processes together
 	})
