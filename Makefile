@@ -17,8 +17,8 @@ PLAYED := $(CURDIR)/.played
 PLAY := env CACHE_COUNTS=$(COUNTS) CACHE_EXPLORE=complete $(GO) test -count=1 -timeout 30m -run '$(EXPLORE)' . ./internal/model
 FUZZ := $(GO) test -run '^$$' -fuzztime 5000x -fuzzminimizetime 10x
 
-.PHONY: check test lint versions newest mutants explore explore-long faults soak flush hotkey simulate bench guide
-check: test lint versions
+.PHONY: check test lint compat versions newest mutants explore explore-long faults soak flush hotkey simulate bench guide
+check: test lint compat versions
 
 # Most tests against real servers wait most of the time; all schedules are played meanwhile, with the lowest priority.
 # Fuzzing is bounded by a count: bounded by time, go test now and then fails with "context deadline exceeded".
@@ -56,6 +56,15 @@ lint:
 	if [[ $$code != 0 && $$out == *"fetching vulnerabilities"* ]]; then \
 		echo "SKIPPED: govulncheck: its database cannot be reached"; \
 	else echo "$$out"; exit $$code; fi
+
+# compat compares the exported API with that of the last release. From v1 on what does not fit is a failure.
+compat:
+	@tag=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null) || { echo "no release yet to compare the API with"; exit 0; }; \
+	old=$$(mktemp -d); trap "git worktree remove --force $$old; rm -rf $$old $$old.api" EXIT; git worktree add -q --detach $$old $$tag || exit; \
+	cp tools/go.mod $$old/.tools.mod; cp tools/go.sum $$old/.tools.sum; \
+	(cd $$old && $(GO) tool -modfile=.tools.mod apidiff -w $$old.api github.com/bellwether-go/cache) || exit; \
+	gone=$$($(TOOL) apidiff -incompatible $$old.api github.com/bellwether-go/cache) || exit; \
+	echo "the API since $$tag:$${gone:- compatible}"; [[ -z $$gone || $$tag == v0.* ]]
 
 # go.mod holds the oldest versions that serve, tools/newest.mod the newest there are.
 versions:
