@@ -64,7 +64,7 @@ compat:
 	cp tools/go.mod $$old/.tools.mod; cp tools/go.sum $$old/.tools.sum; \
 	(cd $$old && $(GO) tool -modfile=.tools.mod apidiff -w $$old.api github.com/bellwether-go/cache) || exit; \
 	gone=$$($(TOOL) apidiff -incompatible $$old.api github.com/bellwether-go/cache) || exit; \
-	echo "the API since $$tag:$${gone:- compatible}"; [[ -z $$gone || $$tag == v0.* ]]
+	echo "what is not compatible in the API since $$tag:"; echo "$${gone:-nothing}"; [[ -z $$gone || $$tag == v0.* ]]
 
 # go.mod holds the oldest versions that serve, tools/newest.mod the newest there are.
 versions:
