@@ -11,7 +11,7 @@ TESTFLAGS := -race -shuffle=on -parallel 4 -timeout 10m
 TOOL := $(GO) tool -modfile=tools/go.mod
 FLOOR := go$(shell sed -n "s|^go ||p" go.mod)
 EXPLORE := ^Test(Explore|Seeds|SeedsAgain|Shrink|Protocol|Tags|Failover)$$
-MODULES := examples cacheprom cacheotel internal/browser
+MODULES := examples cacheprom cacheotel cmd/cachevet internal/comingfrom internal/browser
 COUNTS := $(CURDIR)/.counts
 PLAYED := $(CURDIR)/.played
 PLAY := env CACHE_COUNTS=$(COUNTS) CACHE_EXPLORE=complete $(GO) test -count=1 -timeout 30m -run '$(EXPLORE)' . ./internal/model

@@ -1,21 +1,3 @@
-// Package cache is a read-through cache for expensive loads that are shared by many goroutines in many processes.
-//
-//	users, err := cache.New[User]("user", cache.Options{Redis: rds, TTL: 10 * time.Minute})
-//	u, err := users.GetOrLoad(ctx, "42", loadUser)
-//
-// A call looks in this process's memory, then joins the one flight for its key in this process, which looks in Redis,
-// then takes the one lease for the key in the fleet, and loads. Each is tried only when the one before has no answer.
-// Without Redis it is a memory cache with the same behaviour.
-//
-// The lease saves work. It is not mutual exclusion, nothing depends on it for correctness, and no error of it ever
-// reaches a caller: when Redis is slow, down or refuses, when a lease is lost, expired, deleted or taken over, callers
-// get the loaded value, their loader's own error, or their own context's error.
-//
-// Not promised: that a loader runs exactly once; mutual exclusion for side effects; freshness when the loader reads a
-// lagging replica, when Delete is called before the database has committed, or when a failover of Redis loses the
-// deletion.
-//
-// Values are shared between callers, not copied.
 package cache
 
 import (

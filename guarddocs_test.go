@@ -7,10 +7,13 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/bellwether-go/cache"
 )
 
 // These tests guard the documentation: its code, its links, and the tests and scenarios that it names.
@@ -66,7 +69,7 @@ func TestGuardCode(t *testing.T) {
 			}
 		}
 	}
-	if blocks < 15 {
+	if blocks < 30 {
 		t.Fatalf("%d blocks of code", blocks)
 	}
 }
@@ -132,6 +135,18 @@ func sections(text string) (names []string) {
 		names = append(names, strings.ReplaceAll(name, " ", "-"))
 	}
 	return names
+}
+
+// The README names every option.
+func TestGuardOptions(t *testing.T) {
+	readme := documents(t)["README.md"]
+	for _, of := range []reflect.Type{reflect.TypeFor[cache.Options](), reflect.TypeFor[cache.RedisOptions]()} {
+		for i := range of.NumField() {
+			if name := of.Field(i).Name; !strings.Contains(readme, "`"+name+"`") {
+				t.Errorf("no %s.%s", of.Name(), name)
+			}
+		}
+	}
 }
 
 // testNamed is a test named in the docs.

@@ -1,7 +1,7 @@
 package main
 
 import (
-	_ "embed"
+	"embed"
 	"fmt"
 	"html/template"
 	"io"
@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-//go:embed report.html
-var reportHTML string
+//go:embed chart.html report.html picture.svg
+var templates embed.FS
 
 // conditions are what a report has to say of how it was made.
 func (c *config) conditions(redis string) [][2]string {
@@ -44,24 +44,42 @@ func (c *config) conditions(redis string) [][2]string {
 
 // html writes a page that needs nothing from elsewhere.
 func (r *report) html(w io.Writer, conditions [][2]string) error {
-	page := struct {
+	return r.draw(w, "report.html", struct {
 		*report
 		Charts     []chart
 		Conditions [][2]string
-	}{report: r, Conditions: conditions}
+	}{r, r.charts(), conditions})
+}
+
+// picture writes the charts alone, as SVG.
+func (r *report) picture(w io.Writer, conditions string) error {
+	return r.draw(w, "picture.svg", struct {
+		Charts     []chart
+		Conditions string
+		Height     int
+	}{r.charts(), conditions, pictureTop + pictureStep*len(r.Modes) - 20})
+}
+
+func (r *report) draw(w io.Writer, name string, data any) error {
+	t := template.Must(template.New(name).Funcs(template.FuncMap{
+		"name": func(m mode) string { return names[m.Mode] },
+		"ms":   func(f *float64) string { return fmt.Sprintf("%.0f", *f) },
+		"top":  func(i int) int { return pictureTop + pictureStep*i },
+	}).ParseFS(templates, "chart.html", name))
+	return t.Execute(w, data)
+}
+
+// charts are those of the modes, with the same scales.
+func (r *report) charts() (all []chart) {
 	var longest time.Duration
 	most := 1
 	for _, m := range r.Modes {
 		longest, most = max(longest, m.took()), max(most, m.PeakLoads)
 	}
 	for i := range r.Modes {
-		page.Charts = append(page.Charts, newChart(&r.Modes[i], longest, most))
+		all = append(all, newChart(&r.Modes[i], longest, most))
 	}
-	t := template.Must(template.New("report").Funcs(template.FuncMap{
-		"name": func(m mode) string { return names[m.Mode] },
-		"ms":   func(f *float64) string { return fmt.Sprintf("%.0f", *f) },
-	}).Parse(reportHTML))
-	return t.Execute(w, page)
+	return all
 }
 
 // chart is the loads at the origin over time, drawn with the same scales in each mode.
@@ -86,6 +104,8 @@ const (
 	chartLeft, chartRight = 52.0, 704.0
 	chartTop, chartBase   = 16.0, 136.0
 	chartSteps            = 600
+
+	pictureTop, pictureStep = 56, 184
 )
 
 func newChart(m *mode, longest time.Duration, most int) chart {
@@ -97,13 +117,19 @@ func newChart(m *mode, longest time.Duration, most int) chart {
 	y := func(n float64) float64 { return chartBase - (chartBase-chartTop)*n/top }
 	step := m.took() / time.Duration(max(len(m.UnderWay), 1))
 	var line strings.Builder
-	peak := 0
+	peak, last := 0, 0
 	for i, n := range m.UnderWay {
-		from, to := x(time.Duration(i)*step), x(time.Duration(i+1)*step)
-		fmt.Fprintf(&line, "%.1f,%.1f %.1f,%.1f ", from, y(float64(n)), to, y(float64(n)))
-		if n > peak {
-			peak, c.PeakX, c.PeakY = n, from, y(float64(n))
+		at := x(time.Duration(i) * step)
+		if n != last || i == 0 {
+			fmt.Fprintf(&line, "%.1f,%.1f %.1f,%.1f ", at, y(float64(last)), at, y(float64(n)))
 		}
+		if n > peak {
+			peak, c.PeakX, c.PeakY = n, at, y(float64(n))
+		}
+		last = n
+	}
+	if len(m.UnderWay) > 0 {
+		fmt.Fprintf(&line, "%.1f,%.1f", x(m.took()), y(float64(last)))
 	}
 	if c.PeakX > (chartLeft+chartRight)/2 {
 		c.Side = "end"

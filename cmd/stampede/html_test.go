@@ -42,9 +42,20 @@ func TestHTML(t *testing.T) {
 	}
 	d := xml.NewDecoder(strings.NewReader(strings.Replace(text, "<!doctype html>", "", 1)))
 	d.AutoClose, d.Entity, d.Strict = xml.HTMLAutoClose, xml.HTMLEntity, false
+	wellFormed(t, d)
+
+	var picture bytes.Buffer
+	if err := rep.picture(&picture, cfg.scene()); err != nil {
+		t.Fatal(err)
+	}
+	wellFormed(t, xml.NewDecoder(&picture))
+}
+
+func wellFormed(t *testing.T, d *xml.Decoder) {
+	t.Helper()
 	for {
 		if _, err := d.Token(); errors.Is(err, io.EOF) {
-			break
+			return
 		} else if err != nil {
 			t.Fatal(err)
 		}
@@ -57,7 +68,7 @@ func TestChart(t *testing.T) {
 	const width, height = chartRight - chartLeft, chartBase - chartTop
 	at := func(x, y float64) string { return fmt.Sprintf("%.1f,%.1f", chartLeft+width*x, chartBase-height*y) }
 	want := []string{
-		at(0, 0), at(0.125, 0), at(0.125, 0.25), at(0.25, 0.25), at(0.25, 0.5), at(0.375, 0.5), at(0.375, 0), at(0.5, 0),
+		at(0, 0), at(0, 0), at(0.125, 0), at(0.125, 0.25), at(0.25, 0.25), at(0.25, 0.5), at(0.375, 0.5), at(0.375, 0), at(0.5, 0),
 	}
 	if c.Line != strings.Join(want, " ") {
 		t.Errorf("got  %s\nwant %s", c.Line, strings.Join(want, " "))

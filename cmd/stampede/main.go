@@ -36,6 +36,7 @@ type config struct {
 	Kill      bool
 	JSON      bool
 	HTML      string
+	SVG       string
 	HTTP      string
 
 	timeout time.Duration // RedisOptions.Timeout, for tests
@@ -44,6 +45,11 @@ type config struct {
 
 // calls is how many there are in a mode.
 func (c *config) calls() int { return c.Processes * max(c.Callers, c.Keys) }
+
+// scene is what is played, in a line.
+func (c *config) scene() string {
+	return fmt.Sprintf("%d processes x %d callers, %d cold key(s), a load takes %v", c.Processes, max(c.Callers, c.Keys), c.Keys, c.Load)
+}
 
 // usageError is of what was asked for, not of what became of it.
 type usageError struct{ error }
@@ -96,12 +102,14 @@ func demonstrate(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if cfg.HTML != "" {
-		var page bytes.Buffer
-		if err := rep.html(&page, cfg.conditions(rep.server)); err != nil {
-			return err
+	for path, draw := range map[string]func(io.Writer) error{
+		cfg.HTML: func(w io.Writer) error { return rep.html(w, cfg.conditions(rep.server)) },
+		cfg.SVG:  func(w io.Writer) error { return rep.picture(w, cfg.scene()) },
+	} {
+		if path == "" {
+			continue
 		}
-		if err := os.WriteFile(cfg.HTML, page.Bytes(), 0o644); err != nil {
+		if err := write(path, draw); err != nil {
 			return err
 		}
 	}
@@ -109,6 +117,15 @@ func demonstrate(ctx context.Context, args []string) error {
 		return json.NewEncoder(os.Stdout).Encode(rep)
 	}
 	return rep.table(os.Stdout, cfg)
+}
+
+// write makes a file of what is drawn, or none if that fails.
+func write(path string, draw func(io.Writer) error) error {
+	var b bytes.Buffer
+	if err := draw(&b); err != nil {
+		return err
+	}
+	return os.WriteFile(path, b.Bytes(), 0o644)
 }
 
 func parse(args []string, usage io.Writer) (config, error) {
@@ -124,6 +141,7 @@ func parse(args []string, usage io.Writer) (config, error) {
 	fs.BoolVar(&c.Kill, "kill", false, "kill the process that holds the lease in mid-load, and show the recovery")
 	fs.BoolVar(&c.JSON, "json", false, "print one JSON object instead of the table")
 	fs.StringVar(&c.HTML, "html", "", "write a report with charts to this `file`, besides")
+	fs.StringVar(&c.SVG, "svg", "", "write the charts as a picture to this `file`, besides")
 	fs.StringVar(&c.HTTP, "http", "", "serve the debug pages of all processes at this `address`, host:port, run this package only, "+
 		"begin when a page is opened, and stay until interrupted; a load then takes 10s unless -load says otherwise")
 	if err := fs.Parse(args); err != nil {
@@ -142,8 +160,8 @@ func parse(args []string, usage io.Writer) (config, error) {
 		if !given {
 			c.Load = 10 * time.Second
 		}
-		if c.HTML != "" || c.JSON {
-			errs = append(errs, errors.New("-http goes with neither -html nor -json"))
+		if c.HTML != "" || c.SVG != "" || c.JSON {
+			errs = append(errs, errors.New("-http goes with none of -html, -svg and -json"))
 		}
 	}
 	if fs.NArg() > 0 {

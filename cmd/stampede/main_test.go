@@ -33,7 +33,7 @@ func TestParse(t *testing.T) {
 	}
 	for _, args := range []string{
 		"-processes 0", "-processes 65", "-callers 0", "-callers 10001", "-keys 0", "-keys 10001", "-load 0", "-load 1h",
-		"-load x", "-nonsense", "more", "-kill -processes 1", "-http :0 -json", "-http :0 -html x",
+		"-load x", "-nonsense", "more", "-kill -processes 1", "-http :0 -json", "-http :0 -html x", "-http :0 -svg x",
 	} {
 		if _, err := parse(strings.Fields(args), io.Discard); err == nil {
 			t.Errorf("%s is accepted", args)

@@ -39,8 +39,7 @@ var names = map[string]string{"none": "no protection", "singleflight": "singlefl
 
 // table prints the report for people.
 func (r *report) table(w io.Writer, cfg config) error {
-	fmt.Fprintf(w, "%d processes x %d callers, %d cold key(s), a load takes %v\n\n",
-		cfg.Processes, max(cfg.Callers, cfg.Keys), cfg.Keys, cfg.Load)
+	fmt.Fprintf(w, "%s\n\n", cfg.scene())
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "protection\tloads\tpeak at origin\tp50 ms\tp99 ms\tmax ms\tRedis commands\terrors\tcalls\t")
 	for _, m := range r.Modes {

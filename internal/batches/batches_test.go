@@ -44,7 +44,7 @@ func work(j job) error {
 		return err
 	}
 	defer func() { _ = rds.Close() }()
-	c, err := cache.New[string]("user", cache.Options{Redis: rds})
+	c, err := cache.New[string]("user", cache.Options{Redis: rds, Lease: time.Minute}) // a process that stands still for longer would load twice
 	if err != nil {
 		return err
 	}
