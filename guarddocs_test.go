@@ -34,11 +34,11 @@ func documents(t *testing.T) (texts map[string]string) {
 // Each block of Go in the documentation stands, paragraph by paragraph, in a file of Go that CI compiles; and no block of Go hides as plain
 // text.
 func TestGuardCode(t *testing.T) {
-	plain := func(s string) string { // without indentation, blank lines, comments, and what tells an example from a program
+	plain := func(s string) string { // without indentation, blank lines and comments
 		lines := []string{""}
 		for l := range strings.Lines(s) {
 			if l, _, _ = strings.Cut(strings.TrimSpace(l), " //"); l != "" {
-				lines = append(lines, strings.Replace(l, "func Example()", "func main()", 1))
+				lines = append(lines, l)
 			}
 		}
 		return strings.Join(append(lines, ""), "\n")
@@ -135,6 +135,25 @@ func sections(text string) (names []string) {
 		names = append(names, strings.ReplaceAll(name, " ", "-"))
 	}
 	return names
+}
+
+// CONTRIBUTING.md says of each file of the package, and of each directory with packages, what it is for.
+func TestGuardMap(t *testing.T) {
+	text := documents(t)["CONTRIBUTING.md"]
+	for _, path := range files(t, "**.go") {
+		dir := filepath.Dir(path)
+		switch {
+		case dir == "." && !strings.HasSuffix(path, "_test.go") && !strings.Contains(text, "`"+path+"`"):
+			t.Errorf("no word about %s", path)
+		case strings.HasPrefix(dir, "internal/"), strings.HasPrefix(dir, "cmd/"):
+			dir = strings.Join(strings.Split(dir, "/")[:2], "/")
+		default:
+			dir, _, _ = strings.Cut(dir, "/")
+		}
+		if dir = filepath.ToSlash(dir); dir != "." && !strings.Contains(text, "`"+dir+"`") {
+			t.Errorf("no word about %s", dir)
+		}
+	}
 }
 
 // The README names every option.
