@@ -31,7 +31,7 @@ func TestStub(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real := "\n" + string(api)
+	declared := "\n" + string(api)
 	fset := token.NewFileSet()
 	f, err := parser.ParseFile(fset, "testdata/src/github.com/bellwether-go/cache/cache.go", nil, 0)
 	if err != nil {
@@ -52,7 +52,7 @@ func TestStub(t *testing.T) {
 		if err := format.Node(&b, fset, d); err != nil {
 			t.Fatal(err)
 		}
-		if compared++; !strings.Contains(real, "\n"+b.String()+"\n") {
+		if compared++; !strings.Contains(declared, "\n"+b.String()+"\n") {
 			t.Errorf("the real package does not declare:\n%s", &b)
 		}
 	}

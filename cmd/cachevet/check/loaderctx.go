@@ -116,11 +116,7 @@ func (l *loader) own(pkg *types.Package, b *borrowed) (string, []analysis.TextEd
 		if !ok || id.Name != name {
 			return true
 		}
-		// A field or a method of this name is none of the scope's. Other uses of it must be those that are to change.
-		if v, ok := l.info.Uses[id].(*types.Var); ok && v.Kind() == types.FieldVar {
-			return true
-		}
-		if f, ok := l.info.Uses[id].(*types.Func); ok && f.Signature().Recv() != nil {
+		if v, ok := l.info.ObjectOf(id).(*types.Var); ok && v.Kind() == types.FieldVar { // is in no scope
 			return true
 		}
 		free = free && slices.Contains(b.uses, ast.Expr(id))

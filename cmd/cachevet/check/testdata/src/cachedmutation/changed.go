@@ -365,6 +365,21 @@ outer:
 		y, _ = lists.Get(ctx, "2")
 	}
 	y[0] = "" // want `assignment to y\[0\]`
+	o, ok := pointers.Get(ctx, "1")
+	switch {
+	case b:
+		b = false
+	case !ok:
+		o = &User{}
+	default:
+	}
+	o.Name = "x" // want `assignment to o.Name`
+	p, ok := pointers.Get(ctx, "1")
+	if b && ok {
+		p = &User{}
+		panic("b")
+	}
+	p.Name = "x" // want `assignment to p.Name`
 	z, _ := lists.Get(ctx, "1")
 	if b {
 		z = z[:0]

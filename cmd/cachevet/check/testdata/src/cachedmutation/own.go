@@ -285,6 +285,15 @@ func rounds(others []*User, renew func(*User)) {
 			x.Name = "x"
 		}
 	}
+	z, _ := pointers.Get(ctx, "1")
+	for i := range 3 {
+		if i > 0 {
+			z.Name = "x"
+		}
+		for z = range map[*User]bool{} {
+			z.Name = "x"
+		}
+	}
 	y, _ := users.Get(ctx, "1")
 	for i := range 3 {
 		if i > 0 {
@@ -329,10 +338,11 @@ func elsewhere() {
 
 func ofOne() {
 	found, _ := pointers.GetOrLoadMany(ctx, nil, loadAll[*User])
+	delete(found, "b")
 	found["a"] = &User{}
 	found["a"].Name = "x"
-	delete(found, "a")
-	clear(found)
+	rest, _ := pointers.GetOrLoadMany(ctx, nil, loadAll[*User])
+	clear(rest)
 	found, _ = pointers.GetOrLoadMany(ctx, nil, loadAll[*User])
 	for k, u := range found {
 		c := *u
@@ -368,6 +378,10 @@ func ofOne() {
 		for _, u := range part {
 			u.Name = "x"
 		}
+	}
+	for part := range users.GetOrLoadSeq(ctx, nil, loadAll[User]) {
+		func() { part["a"] = User{Tags: []string{"x"}} }()
+		part["a"].Tags[0] = "x"
 	}
 	list, _ := (&cache.Cache[[]User]{}).Get(ctx, "1")
 	c := slices.Clone(list)

@@ -65,6 +65,15 @@ func request(w http.ResponseWriter, r *http.Request, users *cache.Cache[User]) {
 	})
 }
 
+type other struct{ ctx string }
+
+// Fields are in no scope, and may have the name that the parameter gets.
+func fields(request context.Context, users *cache.Cache[User]) {
+	users.GetOrLoad(request, "1", func(_ context.Context, id string) (User, error) {
+		return query(request, other{ctx: id}.ctx) // want `loader uses request of its caller`
+	})
+}
+
 // Whatever makes a literal a loader.
 func ways(ctx context.Context, users *cache.Cache[User]) (usersByID, error) {
 	_ = cache.Loader[User](func(c context.Context, id string) (User, error) {

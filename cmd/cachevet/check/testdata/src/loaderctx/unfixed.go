@@ -24,14 +24,9 @@ func declaredWithin(ctx context.Context, users *cache.Cache[User]) {
 	})
 }
 
-type other struct{ ctx string }
-
 func anotherMeaning(request context.Context, ctx string, users *cache.Cache[User]) {
 	users.GetOrLoad(request, ctx, func(_ context.Context, id string) (User, error) {
 		return query(request, ctx) // want `loader uses request of its caller`
-	})
-	users.GetOrLoad(request, ctx, func(_ context.Context, id string) (User, error) { // this has: a field is in no scope
-		return query(request, other{ctx: id}.ctx) // want `loader uses request of its caller`
 	})
 }
 
