@@ -256,3 +256,21 @@ func TestProcesses(t *testing.T) {
 		}
 	})
 }
+
+// Redis comes back as the test ends, while go-redis dials in the background: that finds no server, and no remains of one.
+func TestUpInTheEnd(t *testing.T) {
+	for range 20 {
+		cachetest.Run(t, 1, func(fleet *cachetest.Fleet) {
+			c, err := cache.New[int]("user", cache.Options{Redis: fleet.Process(0).Redis()})
+			if err != nil {
+				fleet.T.Fatal(err)
+			}
+			fleet.T.Cleanup(func() { _ = c.Close() })
+			fleet.Redis.Down()
+			if _, err := c.GetOrLoad(fleet.T.Context(), "k", func(context.Context, string) (int, error) { return 1, nil }); err != nil {
+				fleet.T.Error(err)
+			}
+			fleet.Redis.Up()
+		})
+	}
+}

@@ -96,12 +96,11 @@ var errReset error = &net.OpError{Op: "read", Net: "lab", Err: os.NewSyscallErro
 func (w *World) dial(process string) (net.Conn, error) {
 	l := &link{w: w, process: process, toServer: newHalf(), toClient: newHalf()}
 	w.mu.Lock()
-	if w.gone[process] {
-		w.mu.Unlock()
+	defer w.mu.Unlock()
+	if w.gone[process] || w.closed {
 		return nil, &net.OpError{Op: "dial", Net: "lab", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	}
 	w.links[l] = struct{}{}
-	w.mu.Unlock()
 	w.Redis.Server().ServeConn(serverEnd{l})
 	return clientEnd{l}, nil
 }

@@ -32,6 +32,7 @@ type World struct {
 	parked []*Message          // guarded by mu
 	links  map[*link]struct{}  // guarded by mu
 	gone   map[string]bool     // processes that are cut off; guarded by mu
+	closed bool                // guarded by mu
 	frozen bool                // guarded by mu
 	sent   map[string]int      // requests delivered, by process; guarded by mu
 
@@ -84,7 +85,7 @@ func (w *World) Close() {
 	w.Hold(nil)
 	w.mu.Lock()
 	links := w.links
-	w.links = make(map[*link]struct{})
+	w.links, w.closed = make(map[*link]struct{}), true
 	w.mu.Unlock()
 	for l := range links {
 		l.cut()
