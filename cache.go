@@ -262,6 +262,7 @@ func (c *core) replace(ctx context.Context, f *flight, res *result, payload []by
 	}
 	switch got.outcome {
 	case won:
+		c.redis.introduce()
 	case busy: // others were faster each time
 		return &redisError{errReply}
 	default:

@@ -141,8 +141,6 @@ func ExampleCache_Delete() {
 	// Anna
 }
 
-// After a write through this process, Set saves the next reader the load. If two writers may overtake each other, Delete is
-// the safer choice.
 // Tags find values by what they are made of.
 func ExampleCache_DeleteTags() {
 	pages, err := cache.New[string]("page", cache.Options{Tags: true})
@@ -176,6 +174,8 @@ func ExampleCache_DeleteTags() {
 	// rendering /ann
 }
 
+// After a write through this process, Set saves the next reader the load. If two writers may overtake each other, Delete is
+// the safer choice.
 func ExampleCache_Set() {
 	users, err := cache.New[User]("user", cache.Options{})
 	if err != nil {

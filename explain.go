@@ -72,7 +72,7 @@ type Explanation struct {
 		Missed     time.Time     // the last miss that is remembered; zero: none
 		MissedFor  string        // why
 		Loaded     time.Time     // the end of the last load that is remembered; zero: none
-		LoadedWith string        // what came of it: "stored", "not stored", "not found", "failed", ...
+		LoadedWith string        // what came of it: "stored", "not stored", the Outcome of LoadEvent otherwise
 		LoadTook   time.Duration
 	}
 }

@@ -103,6 +103,13 @@ func TestExplain(t *testing.T) {
 		says("not found", "n", a, b)
 		_ = w.Redis.Set("cache:user:garbage", "whatever")
 		says("garbage", "garbage", a)
+		setter := named("setter", Options{Tags: true})
+		defer setter.stop()
+		if err := setter.cache.Set(background, "s", "v"); err != nil {
+			t.Error(err)
+		}
+		pause(time.Second)
+		says("set by a process that has loaded nothing", "s", a)
 		old := named("old", Options{Tags: true, Version: 7, LocalTTL: -1})
 		defer old.stop()
 		wants(t, old.cache, "versions", "v2")

@@ -75,7 +75,7 @@ func (l *Load) SetTags(tags ...string) {
 }
 
 // SetTTL makes the value, or an ErrNotFound that is cached, fresh for d, with the limits of WithTTL, over which it goes.
-// Negative is NoStore. Options.Jitter may shorten it.
+// Zero is Options.TTL, so what an origin forbids to keep (max-age=0) wants NoStore; negative is NoStore. Options.Jitter may shorten it.
 func (l *Load) SetTTL(d time.Duration) {
 	if l == nil {
 		return
@@ -86,6 +86,7 @@ func (l *Load) SetTTL(d time.Duration) {
 }
 
 // NoStore keeps the value out of the cache, and removes the one that it was to replace. The callers that wait for it get it.
+// Beside an error of the loader it has no effect: that is not stored anyway, and what is served while the origin fails stays.
 func (l *Load) NoStore() {
 	if l == nil {
 		return
