@@ -21,7 +21,7 @@
 //
 // What a call returns, besides the value: the error of the loader that ran for it, unchanged; [ErrNotFound], which a loader returns for
 // what does not exist, and which is remembered; a [*PanicError] for a loader that panicked; its context's error, or
-// [context.DeadlineExceeded] of a load that took longer than Options.LoadTimeout; [ErrClosed]; and, where they were opted into,
+// [context.DeadlineExceeded] for a loader that did not return when Options.LoadTimeout was over; [ErrClosed]; and, where they were opted into,
 // [ErrOverloaded] and [ErrNotCached].
 //
 // # Loading
