@@ -18,6 +18,7 @@ type view struct {
 	w        io.Writer
 	terminal bool
 	rows     *mpb.Progress
+	bars     []*mpb.Bar // of all rows
 	calls    int // of a mode: what the height of a row stands for
 }
 
@@ -60,14 +61,22 @@ func (v *view) begin(mode string) (*row, error) {
 	}),
 		mpb.PrependDecorators(decor.Name(fmt.Sprintf("%14s  ", names[mode]))),
 		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return "  " + r.status() })))
-	return r, err
+	if err != nil {
+		return nil, err
+	}
+	v.bars = append(v.bars, r.bar)
+	return r, nil
 }
 
-// end waits until all is drawn.
+// end waits until all is drawn, also of rows that have not come to their end.
 func (v *view) end() {
-	if v.terminal {
-		v.rows.Shutdown()
+	if !v.terminal {
+		return
 	}
+	for _, bar := range v.bars {
+		bar.Abort(false)
+	}
+	v.rows.Wait()
 }
 
 // note says something that stays.

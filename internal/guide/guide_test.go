@@ -20,6 +20,22 @@ import (
 	"github.com/bellwether-go/cache/cachetest"
 )
 
+// A step makes the shop a little better than the one before.
+type step struct {
+	name string
+	shop func(db Database, client *redis.Client) (*Shop, error)
+}
+
+var steps = []step{
+	{"0. no cache", noCache},
+	{"1. memory", inMemory},
+	{"2. not found", notFound},
+	{"3. Redis", inRedis},
+	{"4. Delete", deleting},
+	{"5. stale", stale},
+	{"6. MaxLoads", bounded},
+}
+
 // The scene of docs/guide.md. The tests play a tenth of it, make guide all of it.
 const (
 	processes = 4

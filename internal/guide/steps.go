@@ -49,22 +49,6 @@ func (s *Shop) Close() error {
 	return errors.Join(errs...)
 }
 
-// A step makes the shop a little better than the one before.
-type step struct {
-	name string
-	shop func(db Database, client *redis.Client) (*Shop, error)
-}
-
-var steps = []step{
-	{"0. no cache", noCache},
-	{"1. memory", inMemory},
-	{"2. not found", notFound},
-	{"3. Redis", inRedis},
-	{"4. Delete", deleting},
-	{"5. stale", stale},
-	{"6. MaxLoads", bounded},
-}
-
 func noCache(db Database, _ *redis.Client) (*Shop, error) {
 	return &Shop{Product: db.Product, SetPrice: db.SetPrice}, nil
 }
