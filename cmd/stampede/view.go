@@ -19,7 +19,7 @@ type view struct {
 	terminal bool
 	rows     *mpb.Progress
 	bars     []*mpb.Bar // of all rows
-	calls    int // of a mode: what the height of a row stands for
+	calls    int        // of a mode: what the height of a row stands for
 }
 
 // row is that of one mode.
